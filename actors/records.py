@@ -1,0 +1,153 @@
+"""The columns of a pair and of a chain in flight, and how their ids and rng_seeds are derived.
+
+Everything here is a pure function of its arguments: two machines that know the run seed and the seed text agree on
+every id and every rng_seed, whatever the parallelism, the unit size or the number of resumes.
+
+Limits: `PAIR_SCHEMA` is the published format; adding a column is a new minor version, renaming one a new major. An
+rng_seed fixes the numbers that a model draws, not the last bits of its arithmetic: batch size and device may change
+those.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import pyarrow as pa
+
+Row = dict[str, Any]
+Role = Literal["draw", "describe", "author"]
+
+RECORD_FORMAT = "1.0"
+
+# The struct that Hugging Face `datasets` decodes as an image; `path` is only a name with a fitting suffix.
+IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+_MODEL_FIELDS: list[tuple[str, pa.DataType]] = [
+    ("id", pa.string()),
+    ("revision", pa.string()),
+    ("digest", pa.string()),
+    ("licence", pa.string()),
+    ("params", pa.string()),  # sampling parameters as canonical JSON: they differ from engine to engine
+]
+MODEL_TYPE = pa.struct(_MODEL_FIELDS)
+
+# (name, type, meaning): the table in the README is printed from this list, and a test holds the two together.
+PAIR_COLUMNS: list[tuple[str, pa.DataType, str]] = [
+    ("pair_id", pa.string(), "unique: `<chain_id>-<round_index>`"),
+    ("chain_id", pa.string(), "everything grown from one seed; derived from run seed and seed text"),
+    ("unit_id", pa.string(), "the slice of chains that was committed together"),
+    ("round_index", pa.int32(), "from 0"),
+    ("parent_id", pa.string(), "pair whose description was the prompt; null in round 0 and in `resample`"),
+    ("seed", pa.string(), "the seed description, cleaned as it was used"),
+    ("prompt", pa.string(), "exactly what the text-to-image model received"),
+    ("is_prompt_truncated", pa.bool_(), "the text encoder cut the prompt at its token limit"),
+    ("image", IMAGE_TYPE, "encoded bytes; `datasets` shows it as an image"),
+    ("width", pa.int32(), "pixels"),
+    ("height", pa.int32(), "pixels"),
+    ("image_sha256", pa.string(), "of the encoded bytes"),
+    ("description", pa.string(), "what the captioner said of the image"),
+    ("instruction", pa.string(), "what the captioner was asked"),
+    ("instruction_id", pa.string(), "name of the instruction"),
+    ("instruction_sha256", pa.string(), "of its text"),
+    ("generator", MODEL_TYPE, "text-to-image model: id, revision, digest, licence, sampling params"),
+    ("captioner", MODEL_TYPE, "image-to-text model, likewise"),
+    ("rng_seed_draw", pa.int64(), "derived from run seed, chain_id, round_index and role"),
+    ("rng_seed_describe", pa.int64(), "likewise"),
+    ("draw_s", pa.float64(), "the image's share of its batch, seconds"),
+    ("describe_s", pa.float64(), "the description's share of its batch, seconds"),
+    ("created_at", pa.timestamp("us", tz="UTC"), "when the row was built"),
+    ("error", pa.string(), "null for a pair, else `reason_code: message`"),
+]
+
+_HF_VALUE_NAMES = {pa.timestamp("us", tz="UTC"): "timestamp[us, tz=UTC]", pa.float64(): "float64"}
+
+
+def _hf_feature(data_type: pa.DataType) -> dict[str, Any]:
+    if data_type == IMAGE_TYPE:
+        return {"_type": "Image"}
+    if pa.types.is_struct(data_type):
+        return {field.name: _hf_feature(field.type) for field in data_type}
+    return {"dtype": _HF_VALUE_NAMES.get(data_type, str(data_type)), "_type": "Value"}
+
+
+def _with_features(fields: list[tuple[str, pa.DataType, str]]) -> pa.Schema:
+    """Adds the metadata from which `datasets` restores its features without being told."""
+    features = {name: _hf_feature(data_type) for name, data_type, _ in fields}
+    metadata = {
+        "huggingface": json.dumps({"info": {"features": features}}),
+        "pairloom.format": RECORD_FORMAT,
+    }
+    return pa.schema([(name, data_type) for name, data_type, _ in fields], metadata=metadata)
+
+
+PAIR_SCHEMA = _with_features(PAIR_COLUMNS)
+
+# A chain in flight: what the next stage needs and nothing more. The image leaves it with every `record`.
+CHAIN_SCHEMA = pa.schema(
+    [
+        ("chain_id", pa.string()),
+        ("unit_id", pa.string()),
+        ("unit_index", pa.int64()),
+        ("next_round", pa.int32()),  # rounds below it are committed: their stages let the unit pass
+        ("seed", pa.string()),
+        ("parent_id", pa.string()),
+        ("prompt", pa.string()),
+        ("is_prompt_truncated", pa.bool_()),
+        ("image", IMAGE_TYPE),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("image_sha256", pa.string()),
+        ("description", pa.string()),
+        ("rng_seed_draw", pa.int64()),
+        ("rng_seed_describe", pa.int64()),
+        ("draw_s", pa.float64()),
+        ("describe_s", pa.float64()),
+        ("error", pa.string()),
+        ("is_stopped", pa.bool_()),  # an earlier round failed: nothing more is grown from this chain
+    ]
+)
+
+SEED_SCHEMA = pa.schema(
+    [
+        ("chain_id", pa.string()),
+        ("seed", pa.string()),
+        ("source", pa.string()),  # file and line, list entry, or author batch
+        ("prompt_id", pa.string()),  # the author's prompt P, null when no model wrote the seed
+        ("prompt_sha256", pa.string()),
+        ("rng_seed", pa.int64()),  # the author's, likewise
+        ("error", pa.string()),
+    ]
+)
+
+
+def _digest(*parts: object) -> bytes:
+    # Length-prefixed, so that ("ab", "c") and ("a", "bc") differ.
+    texts = [str(part).encode() for part in parts]
+    return hashlib.sha256(b"".join(b"%d:%s" % (len(text), text) for text in texts)).digest()
+
+
+def derive_chain_ids(run_seed: int, seeds: Iterable[str]) -> list[str]:
+    """Names each seed by its content; a repeated text is told apart by its occurrence, never by its position."""
+    seen: defaultdict[str, int] = defaultdict(int)
+    ids: list[str] = []
+    for seed in seeds:
+        ids.append(_digest("chain", run_seed, seed, seen[seed]).hex()[:20])
+        seen[seed] += 1
+    return ids
+
+
+def derive_unit_id(unit_index: int, chain_ids: Iterable[str]) -> str:
+    """Names a unit so that names sort by age and another slicing of the chains never reuses one."""
+    return f"{unit_index:07d}-{_digest('unit', *chain_ids).hex()[:8]}"
+
+
+def derive_pair_id(chain_id: str, round_index: int) -> str:
+    """The unique name of one (chain, round)."""
+    return f"{chain_id}-{round_index:03d}"
+
+
+def derive_rng_seed(run_seed: int, chain_id: str, round_index: int, role: Role) -> int:
+    """A number in [0, 2**63) that depends on nothing but the four arguments."""
+    return int.from_bytes(_digest("rng", run_seed, chain_id, round_index, role)[:8], "big") >> 1
