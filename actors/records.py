@@ -1,11 +1,12 @@
 """The columns of a pair and of a chain in flight, and how their ids and rng_seeds are derived.
 
-Everything here is a pure function of its arguments: two machines that know the run seed and the seed text agree on
-every id and every rng_seed, whatever the parallelism, the unit size or the number of resumes.
+Everything here is a pure function of its arguments: two machines that know the run seed and the
+seed text agree on every id and every rng_seed, whatever the parallelism, the unit size or the
+number of resumes.
 
-Limits: `PAIR_SCHEMA` is the published format; adding a column is a new minor version, renaming one a new major. An
-rng_seed fixes the numbers that a model draws, not the last bits of its arithmetic: batch size and device may change
-those.
+Limits: `PAIR_SCHEMA` is the published format; adding a column is a new minor version, renaming
+one a new major. An rng_seed fixes the numbers that a model draws, not the last bits of its
+arithmetic: batch size and device may change those.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ Role = Literal["draw", "describe", "author"]
 
 RECORD_FORMAT = "1.0"
 
-# The struct that Hugging Face `datasets` decodes as an image; `path` is only a name with a fitting suffix.
+# The struct that Hugging Face `datasets` decodes as an image; `path` is only a name.
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 _MODEL_FIELDS: list[tuple[str, pa.DataType]] = [
@@ -29,17 +30,28 @@ _MODEL_FIELDS: list[tuple[str, pa.DataType]] = [
     ("revision", pa.string()),
     ("digest", pa.string()),
     ("licence", pa.string()),
-    ("params", pa.string()),  # sampling parameters as canonical JSON: they differ from engine to engine
+    (
+        "params",
+        pa.string(),
+    ),  # sampling parameters as canonical JSON: they differ from engine to engine
 ]
 MODEL_TYPE = pa.struct(_MODEL_FIELDS)
 
-# (name, type, meaning): the table in the README is printed from this list, and a test holds the two together.
+# (name, type, meaning): the README's table is this list; a test holds the two together.
 PAIR_COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("pair_id", pa.string(), "unique: `<chain_id>-<round_index>`"),
-    ("chain_id", pa.string(), "everything grown from one seed; derived from run seed and seed text"),
+    (
+        "chain_id",
+        pa.string(),
+        "everything grown from one seed; derived from run seed and seed text",
+    ),
     ("unit_id", pa.string(), "the slice of chains that was committed together"),
     ("round_index", pa.int32(), "from 0"),
-    ("parent_id", pa.string(), "pair whose description was the prompt; null in round 0 and in `resample`"),
+    (
+        "parent_id",
+        pa.string(),
+        "pair whose description was the prompt; null in round 0 and in `resample`",
+    ),
     ("seed", pa.string(), "the seed description, cleaned as it was used"),
     ("prompt", pa.string(), "exactly what the text-to-image model received"),
     ("is_prompt_truncated", pa.bool_(), "the text encoder cut the prompt at its token limit"),
@@ -51,7 +63,11 @@ PAIR_COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("instruction", pa.string(), "what the captioner was asked"),
     ("instruction_id", pa.string(), "name of the instruction"),
     ("instruction_sha256", pa.string(), "of its text"),
-    ("generator", MODEL_TYPE, "text-to-image model: id, revision, digest, licence, sampling params"),
+    (
+        "generator",
+        MODEL_TYPE,
+        "text-to-image model: id, revision, digest, licence, sampling params",
+    ),
     ("captioner", MODEL_TYPE, "image-to-text model, likewise"),
     ("rng_seed_draw", pa.int64(), "derived from run seed, chain_id, round_index and role"),
     ("rng_seed_describe", pa.int64(), "likewise"),
@@ -84,7 +100,7 @@ def _with_features(fields: list[tuple[str, pa.DataType, str]]) -> pa.Schema:
 
 PAIR_SCHEMA = _with_features(PAIR_COLUMNS)
 
-# A chain in flight: what the next stage needs and nothing more. The image leaves it with every `record`.
+# A chain in flight: what the next stage needs and nothing more; `record` takes the image out.
 CHAIN_SCHEMA = pa.schema(
     [
         ("chain_id", pa.string()),
@@ -105,7 +121,10 @@ CHAIN_SCHEMA = pa.schema(
         ("draw_s", pa.float64()),
         ("describe_s", pa.float64()),
         ("error", pa.string()),
-        ("is_stopped", pa.bool_()),  # an earlier round failed: nothing more is grown from this chain
+        (
+            "is_stopped",
+            pa.bool_(),
+        ),  # an earlier round failed: nothing more is grown from this chain
     ]
 )
 
@@ -129,7 +148,7 @@ def _digest(*parts: object) -> bytes:
 
 
 def derive_chain_ids(run_seed: int, seeds: Iterable[str]) -> list[str]:
-    """Names each seed by its content; a repeated text is told apart by its occurrence, never by its position."""
+    """Names each seed by its content; a repeat is told apart by its occurrence, not its position."""
     seen: defaultdict[str, int] = defaultdict(int)
     ids: list[str] = []
     for seed in seeds:

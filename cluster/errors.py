@@ -5,12 +5,13 @@
      |   +- ConditionalPutUnsupportedError   the store accepts a second put-if-absent
      +- RunMismatchError                 another config already lives under this output prefix
      +- CommitError                      a receipt and what it vouches for disagree
-     +- PoolError                        a pool cannot go on: replicas exhausted, a batch failed too often
+     +- PoolError                        a pool cannot go on; carries the last cause
      |   +- ModelLoadError               a replica could not load its model
      +- ReconcileError                   seeds x rounds != pairs + error rows + stopped
 
-Limits: a mistake of the user (config, seeds, paths) is a plain ``ValueError``, and a single bad row is data (its
-``error`` column), so neither is here. Messages say what happened, with which value, and what to do next.
+Limits: a mistake of the user (config, seeds, paths) is a plain ``ValueError``, and a single bad
+row is data (its ``error`` column), so neither is here. Messages say what happened, with which
+value, and what to do next.
 """
 
 
