@@ -1,0 +1,268 @@
+"""Engines without a model, shipped for scheduling benchmarks, fault tests and anyone's first
+look at a pipeline.
+
+They take as long as they are told to, and what they return is a pure function of the input and
+its rng_seed. A picture carries its prompt in its pixels (`read_prompt` takes it out), a caption
+names the picture it was given (`caption_of`), so that a test can follow a chain through any
+number of rounds. Faults are part of the product in the way of httpx's MockTransport: nothing has
+to be patched.
+Limits: the pictures are noise and only lossless encoding keeps the prompt; no device, no memory
+of a model's size.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import struct
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from PIL import Image
+
+from actors.engines import Drawn, EngineDeadError
+from actors.models import ModelIdentity
+
+FAULTS: Final = (
+    "none",
+    "raise",  # ValueError for the whole batch
+    "wrong_count",  # one result too few
+    "empty",  # a blank picture, or a text of white space
+    "broken",  # a picture in a wrong mode; text engines treat it like "empty"
+    "wrong_size",  # a picture one pixel too wide; likewise
+    "dead",  # EngineDeadError
+    "abort",  # the process kills itself, as the kernel does when memory runs out
+    "hang",  # the call takes `hang_s`
+)
+_MAGIC: Final = b"PLM1"
+_HEADER: Final = struct.Struct(">4sI")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedConfig:
+    """How long the stand-ins take (call_s + row_s * rows, jittered) and where they fail."""
+
+    load_s: float = 0.0  # seconds to "load the model"
+    call_s: float = 0.0  # seconds per call, whatever the batch
+    row_s: float = 0.0  # seconds per row, on top
+    # each call takes 1 +- jitter times as long; drawn from the rng_seeds of its batch
+    jitter: float = 0.0
+    hang_s: float = 3600.0  # seconds of a "hang"
+    fault: str = "none"  # what happens on a faulty row, one of FAULTS
+    # rows whose prompt (the one inside the picture, for captions) contains it are faulty
+    fault_marker: str = ""
+    fault_rate: float = 0.0  # this share of the other rows is faulty too, chosen by rng_seed
+    # a file: the fault happens only while it does not exist, and creates it
+    fault_once_path: str = ""
+    log_path: str = ""  # a file that gets one JSON line per load and per call
+
+    def __post_init__(self) -> None:
+        for name in ("load_s", "call_s", "row_s", "hang_s"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise ValueError(
+                    f"field {name!r} is {getattr(self, name)!r}: must be a number of seconds >= 0"
+                )
+        for name in ("jitter", "fault_rate"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(
+                    f"field {name!r} is {getattr(self, name)!r}: must be between 0 and 1"
+                )
+        if self.fault not in FAULTS:
+            raise ValueError(f"field 'fault' is {self.fault!r}: must be one of {', '.join(FAULTS)}")
+
+
+def simulated_identity(role: str) -> ModelIdentity:
+    """What the record says of a stand-in."""
+    return ModelIdentity(id=f"simulated/{role}", revision="1", digest=None, licence="Apache-2.0")
+
+
+def caption_of(image: Image.Image, rng_seed: int) -> str:
+    """The caption that the simulated captioner gives, unless a fault is asked for."""
+    seen = hashlib.sha256(image.tobytes()).hexdigest()[:16]
+    told = hashlib.sha256(f"{seen}:{rng_seed}".encode()).hexdigest()[:8]
+    return f"simulated picture {seen} in words {told}"
+
+
+def read_prompt(image: Image.Image) -> str | None:
+    """The prompt a simulated picture was drawn from; None for any other picture."""
+    data = image.tobytes()
+    if len(data) < _HEADER.size:
+        return None
+    magic, length = _HEADER.unpack_from(data)
+    if magic != _MAGIC:
+        return None
+    return data[_HEADER.size : _HEADER.size + length].decode("utf-8", errors="ignore")
+
+
+def draw_image(prompt: str, rng_seed: int, width_px: int, height_px: int) -> Image.Image:
+    """The picture that the simulated generator draws: header, prompt (cut to fit), noise of
+    (prompt, rng_seed).
+    """
+    size = width_px * height_px * 3
+    text = prompt.encode()[: max(size - _HEADER.size, 0)]
+    head = (_HEADER.pack(_MAGIC, len(text)) + text)[:size]
+    noise = hashlib.shake_256(f"{rng_seed}:{prompt}".encode()).digest(size - len(head))
+    return Image.frombytes("RGB", (width_px, height_px), head + noise)
+
+
+class _Simulator:
+    """Time, faults and the log, shared by the three engines."""
+
+    def __init__(self, config: SimulatedConfig, role: str) -> None:
+        self._config = config
+        self._role = role
+        time.sleep(config.load_s)
+        self._log("load", {})
+
+    def call(self, prompts: Sequence[str], rng_seeds: Sequence[int]) -> list[bool]:
+        """Takes the time of one call and says which rows are faulty; faults of a whole call happen
+        here.
+        """
+        config = self._config
+        faulty = [
+            self._is_faulty(prompt, rng_seed)
+            for prompt, rng_seed in zip(prompts, rng_seeds, strict=True)
+        ]
+        if any(faulty) and not self._claim_fault():
+            faulty = [False] * len(prompts)
+        started_at = time.time()
+        time.sleep((config.call_s + config.row_s * len(prompts)) * self._jitter(rng_seeds))
+        if any(faulty):
+            self._fail()
+        self._log(
+            "call",
+            {"prompts": list(prompts), "rng_seeds": list(rng_seeds), "started_at": started_at},
+        )
+        return faulty
+
+    def _is_faulty(self, prompt: str, rng_seed: int) -> bool:
+        config = self._config
+        if config.fault == "none":
+            return False
+        if config.fault_marker and config.fault_marker in prompt:
+            return True
+        return _uniform(f"fault:{rng_seed}") < config.fault_rate
+
+    def _claim_fault(self) -> bool:
+        """True if the fault may happen; with `fault_once_path`, to one process and call only."""
+        if not self._config.fault_once_path:
+            return True
+        try:
+            os.close(os.open(self._config.fault_once_path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            return False
+        return True
+
+    def _fail(self) -> None:
+        if self._config.fault == "raise":
+            raise ValueError("simulated failure of a batch with a faulty row")
+        if self._config.fault == "dead":
+            raise EngineDeadError("simulated death of the engine")
+        if self._config.fault == "abort":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._config.fault == "hang":
+            time.sleep(self._config.hang_s)
+
+    def _jitter(self, rng_seeds: Sequence[int]) -> float:
+        return 1.0 + self._config.jitter * (2.0 * _uniform(f"jitter:{list(rng_seeds)}") - 1.0)
+
+    def _log(self, event: str, fields: dict[str, Any]) -> None:
+        if not self._config.log_path:
+            return
+        entry = {
+            "event": event,
+            "role": self._role,
+            "pid": os.getpid(),
+            "time": time.time(),
+            **fields,
+        }
+        # One write in append mode: lines of several replicas do not mix.
+        descriptor = os.open(self._config.log_path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
+        try:
+            os.write(descriptor, (json.dumps(entry) + "\n").encode())
+        finally:
+            os.close(descriptor)
+
+
+class SimulatedImageEngine:
+    """Draws pictures of noise that carry their prompt."""
+
+    def __init__(self, config: SimulatedConfig, width_px: int, height_px: int) -> None:
+        self._config = config
+        self._size = (width_px, height_px)
+        self._simulator = _Simulator(config, "draw")
+
+    def draw(self, prompts: list[str], rng_seeds: list[int]) -> list[Drawn]:
+        faulty = self._simulator.call(prompts, rng_seeds)
+        width, height = self._size
+        images = [
+            self._spoil(draw_image(prompt, rng_seed, width, height), is_faulty)
+            for prompt, rng_seed, is_faulty in zip(prompts, rng_seeds, faulty, strict=True)
+        ]
+        # A prompt that does not fit into the pixels is cut, like one over a token limit.
+        limit = width * height * 3 - _HEADER.size
+        drawn = [
+            Drawn(image=image, is_prompt_truncated=len(prompt.encode()) > limit)
+            for image, prompt in zip(images, prompts, strict=True)
+        ]
+        return drawn[:-1] if self._config.fault == "wrong_count" and any(faulty) else drawn
+
+    def _spoil(self, image: Image.Image, is_faulty: bool) -> Image.Image:
+        if not is_faulty:
+            return image
+        if self._config.fault == "empty":
+            return Image.new("RGB", image.size)
+        if self._config.fault == "broken":
+            return Image.new("F", image.size, float("nan"))
+        if self._config.fault == "wrong_size":
+            return image.resize((image.width + 1, image.height))
+        return image
+
+
+class SimulatedCaptionEngine:
+    """Names each picture by its pixels."""
+
+    def __init__(self, config: SimulatedConfig) -> None:
+        self._config = config
+        self._simulator = _Simulator(config, "describe")
+
+    def describe(
+        self, images: list[Image.Image], instruction: str, rng_seeds: list[int]
+    ) -> list[str]:
+        prompts = [read_prompt(image) or "" for image in images]
+        faulty = self._simulator.call(prompts, rng_seeds)
+        texts = [
+            caption_of(image, rng_seed) for image, rng_seed in zip(images, rng_seeds, strict=True)
+        ]
+        return _spoil_texts(texts, faulty, self._config.fault)
+
+
+class SimulatedTextEngine:
+    """Writes a text that is unique for (prompt, rng_seed)."""
+
+    def __init__(self, config: SimulatedConfig) -> None:
+        self._config = config
+        self._simulator = _Simulator(config, "write")
+
+    def write(self, prompts: list[str], rng_seeds: list[int]) -> list[str]:
+        faulty = self._simulator.call(prompts, rng_seeds)
+        texts = [
+            "simulated description "
+            + hashlib.sha256(f"{rng_seed}:{prompt}".encode()).hexdigest()[:16]
+            for prompt, rng_seed in zip(prompts, rng_seeds, strict=True)
+        ]
+        return _spoil_texts(texts, faulty, self._config.fault)
+
+
+def _spoil_texts(texts: list[str], faulty: list[bool], fault: str) -> list[str]:
+    if fault == "wrong_count":
+        return texts[:-1] if any(faulty) else texts
+    if fault not in ("empty", "broken", "wrong_size"):
+        return texts
+    return [" \n" if is_faulty else text for text, is_faulty in zip(texts, faulty, strict=True)]
+
+
+def _uniform(key: str) -> float:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64

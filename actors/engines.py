@@ -1,0 +1,50 @@
+"""What a task asks of a model: lists in, lists out, one result per input, in order.
+
+An engine owns its model and its device. It may raise on a batch: the task halves the batch until
+the bad row is alone. It raises `EngineDeadError` once no later call can succeed: that ends the
+replica.
+Limits: engines are not thread-safe (diffusers schedulers keep state) and are built where they
+run, never pickled.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+from actors.reasons import RowError
+
+
+class EngineDeadError(RuntimeError):
+    """The engine or its device cannot serve another call: the replica has to be replaced."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """One result of `ImageEngine.draw`; `image` is None when `problem` says why there is none."""
+
+    image: Image.Image | None
+    is_prompt_truncated: bool = False
+    problem: RowError | None = None
+
+
+class ImageEngine(Protocol):
+    """Draws one image per prompt. Equal (prompt, rng_seed) give equal images up to float noise, in
+    any batch.
+    """
+
+    def draw(self, prompts: list[str], rng_seeds: list[int]) -> list[Drawn]: ...
+
+
+class CaptionEngine(Protocol):
+    """Answers one instruction about each image. `rng_seeds` count only where the engine samples."""
+
+    def describe(
+        self, images: list[Image.Image], instruction: str, rng_seeds: list[int]
+    ) -> list[str]: ...
+
+
+class TextEngine(Protocol):
+    """Answers each prompt with a text."""
+
+    def write(self, prompts: list[str], rng_seeds: list[int]) -> list[str]: ...

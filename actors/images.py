@@ -1,0 +1,135 @@
+"""Pictures to bytes and back, safely: encoding, decoding with limits, and telling a broken
+picture from a good one.
+
+Decoding allows three formats, one frame, and a bounded number of bytes and pixels, checked
+before a pixel is decompressed; metadata (EXIF, ICC, text chunks) is dropped. Encoded bytes
+depend only on the pixels and on the version of Pillow.
+Limits: no sandbox: pictures from strangers are still decoded in this process. Transparency is
+dropped, not blended.
+"""
+
+import hashlib
+import io
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from actors.reasons import Reason, RowError
+
+# Name in the config -> (Pillow's name, file suffix). Also the allow-list for decoding.
+FORMATS: Final[dict[str, tuple[str, str]]] = {
+    "png": ("PNG", "png"),
+    "jpeg": ("JPEG", "jpg"),
+    "webp": ("WEBP", "webp"),
+}
+MAX_PIXELS: Final = 25_000_000
+MAX_BYTES: Final = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedImage:
+    """Encoded bytes with what the record says of them."""
+
+    data: bytes
+    sha256: str
+    width: int
+    height: int
+    path: str  # a name with a fitting suffix, no place on a disk
+
+
+def encode_image(image: Image.Image, image_format: str = "png", quality: int = 95) -> EncodedImage:
+    """Encodes without metadata; `quality` (1 to 100) counts for jpeg and webp only."""
+    name, suffix = FORMATS[image_format]
+    options: dict[str, Any] = {} if name == "PNG" else {"quality": quality}
+    if name == "JPEG":
+        # Pillow halves the colour resolution unless told otherwise: thin strokes would bleed.
+        options["subsampling"] = "4:4:4"
+    buffer = io.BytesIO()
+    _without_metadata(image).save(buffer, name, **options)
+    data = buffer.getvalue()
+    sha256 = hashlib.sha256(data).hexdigest()
+    return EncodedImage(
+        data=data,
+        sha256=sha256,
+        width=image.width,
+        height=image.height,
+        path=f"{sha256[:20]}.{suffix}",
+    )
+
+
+def decode_image(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+) -> Image.Image:
+    """Decodes to RGB.
+
+    Raises:
+        RowError: bytes over a limit, a format that is not allowed, several frames, or damaged data.
+    """
+    if len(data) > max_bytes:
+        raise RowError(
+            Reason.IMAGE_TOO_LARGE, f"{len(data)} bytes: at most {max_bytes} are decoded"
+        )
+    try:
+        with Image.open(io.BytesIO(data), formats=[name for name, _ in FORMATS.values()]) as image:
+            # Only the header has been read so far.
+            if image.width * image.height > max_pixels:
+                message = (
+                    f"{image.width} x {image.height} px: at most {max_pixels} pixels are decoded"
+                )
+                raise RowError(Reason.IMAGE_TOO_LARGE, message)
+            if getattr(image, "n_frames", 1) != 1:
+                raise RowError(Reason.IMAGE_UNREADABLE, "more than one frame: give a still picture")
+            return _without_metadata(image)
+    except RowError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise RowError(Reason.IMAGE_TOO_LARGE, str(error)) from error
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
+    except Exception as error:
+        raise RowError(Reason.IMAGE_UNREADABLE, f"{type(error).__name__}: {error}") from error
+
+
+def image_from_floats(pixels: np.ndarray[Any, Any]) -> Image.Image:
+    """Turns height x width x 3 floats in [0, 1] into a picture.
+
+    Raises:
+        RowError: a pixel is NaN or infinite; a cast to 8 bits would have hidden it as black.
+    """
+    num_bad = int(np.count_nonzero(~np.isfinite(pixels)))
+    if num_bad:
+        message = f"{num_bad} of {pixels.size} values are NaN or infinite: try another dtype"
+        raise RowError(Reason.IMAGE_NOT_FINITE, message)
+    return Image.fromarray((pixels.clip(0.0, 1.0) * 255.0).round().astype(np.uint8))
+
+
+def check_image(image: object, width_px: int, height_px: int) -> Image.Image:
+    """Returns the picture an engine drew if it is one that can be kept.
+
+    Raises:
+        RowError: no picture, wrong mode, wrong size, unreadable, or one colour all over.
+    """
+    if not isinstance(image, Image.Image):
+        raise RowError(
+            Reason.IMAGE_MISSING, f"the engine returned {type(image).__name__}, no image"
+        )
+    if image.mode != "RGB":
+        raise RowError(Reason.IMAGE_WRONG_MODE, f"mode {image.mode!r}: must be 'RGB'")
+    if image.size != (width_px, height_px):
+        message = f"{image.width} x {image.height} px: {width_px} x {height_px} were asked for"
+        raise RowError(Reason.IMAGE_WRONG_SIZE, message)
+    try:
+        extrema = image.getextrema()
+    except Exception as error:  # a lazily opened file that ends too soon
+        raise RowError(Reason.IMAGE_UNREADABLE, f"{type(error).__name__}: {error}") from error
+    # No model draws one exact colour in every pixel: this is what a failed decode looks like.
+    if all(isinstance(band, tuple) and band[0] == band[1] for band in extrema):
+        raise RowError(Reason.IMAGE_BLANK, "every pixel has the same colour")
+    return image
+
+
+def _without_metadata(image: Image.Image) -> Image.Image:
+    clean = image.convert("RGB")
+    clean.info = {}  # Pillow would write an ICC profile found here into the new file
+    return clean

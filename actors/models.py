@@ -1,0 +1,229 @@
+"""Which model a config means, whether its folder may be loaded, and how the record names it.
+
+A model is `embedded` (the weights in this repository), a local folder, or a hub id
+`owner/name[@revision]`. A folder is refused unless it holds safetensors and nothing that runs
+code on load: no pickles, no Python, no `auto_map`.
+Limits: a digest reads every byte (about a second per 2 GB); a hub model is named by its commit
+instead. Nothing here imports torch, and only `fetch_model` may use the network.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from actors.scenes.defaults import EMBEDDED_MODELS
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+# What a hub download brings; a pickle is never fetched, so that it cannot be loaded either.
+_HUB_PATTERNS: Final = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md")
+_REFUSED_SUFFIXES: Final = frozenset(
+    [".bin", ".ckpt", ".dll", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".so"]
+)
+# Keys by which a config file asks for code of its own; each has been a CVE or close to one.
+_REFUSED_KEYS: Final = ("auto_map", "custom_pipeline", "_attn_implementation_internal")
+_PIPELINE_LIBRARIES: Final = frozenset({"diffusers", "transformers", "stable_diffusion_xl", None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelIdentity:
+    """What the record says of a model; `digest` tells two models of one name apart."""
+
+    id: str
+    revision: str | None
+    digest: str | None
+    licence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """Where a model is: a folder, or a repository on the hub."""
+
+    id: str
+    folder: Path | None
+    revision: str | None = None
+
+
+def resolve_model(model: str, embedded_name: str) -> ModelSource:
+    """Says where `model` is and checks its folder, in milliseconds: no weight is read, no
+    network used.
+
+    Args:
+        model: `embedded`, a folder, or `owner/name[@revision]`.
+        embedded_name: which of the embedded models `embedded` means: `sdxl`, `llava` or `clip`.
+
+    Raises: ValueError: no such folder, neither a folder nor a hub id, or a folder that may not
+    be loaded.
+    """
+    if model == "embedded":
+        folder = EMBEDDED_MODELS[embedded_name]
+        check_folder(folder)
+        return ModelSource(id=f"pairloom-embedded/{embedded_name}", folder=folder)
+    folder = Path(model).expanduser()
+    looks_local = model.startswith(("/", "./", "../", "~")) or folder.is_dir()
+    if looks_local:
+        check_folder(folder)
+        return ModelSource(id=folder.resolve().name, folder=folder.resolve())
+    if not _HUB_ID.fullmatch(model):
+        raise ValueError(
+            f"field 'model' is {model!r}: must be 'embedded', an existing folder, or a hub id "
+            "'owner/name[@revision]'"
+        )
+    hub_id, _, revision = model.partition("@")
+    return ModelSource(id=hub_id, folder=None, revision=revision or None)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses a folder that is missing, incomplete, or able to run code when it is loaded.
+
+    Raises:
+        ValueError: with the file and what to do.
+    """
+    if not folder.is_dir():
+        raise ValueError(
+            f"field 'model' is {str(folder)!r}: no such folder; give one that holds a model"
+        )
+    files = _model_files(folder)
+    for path in files:
+        if path.suffix.lower() in _REFUSED_SUFFIXES:
+            raise ValueError(
+                f"model folder {str(folder)!r} holds {path.relative_to(folder)}: pickles and "
+                "code are never loaded; convert the weights to safetensors and remove the file"
+            )
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise ValueError(f"model folder {str(folder)!r} has no *.safetensors file: nothing to load")
+    for path in files:
+        if path.name.endswith("config.json") or path.name == "model_index.json":
+            _check_config_file(path)
+
+
+def _check_config_file(path: Path) -> None:
+    try:
+        content: Any = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"model file {str(path)!r} is no JSON: {error}") from error
+    for key, value in _walk(content):
+        if key in _REFUSED_KEYS:
+            raise ValueError(
+                f"model file {str(path)!r} has the key {key!r}: it asks for code from "
+                "outside the library, which is never run; remove it, or choose a model that the "
+                "library knows"
+            )
+        is_component = path.name == "model_index.json" and isinstance(value, list)
+        if is_component and value and value[0] not in _PIPELINE_LIBRARIES:
+            raise ValueError(
+                f"model file {str(path)!r} takes {key!r} from the library {value[0]!r}: "
+                "only diffusers and transformers are loaded"
+            )
+
+
+def _walk(content: Any) -> Iterable[tuple[str, Any]]:
+    """Every (key, value) of nested JSON."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield str(key), value
+            yield from _walk(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _walk(value)
+
+
+def fetch_model(source: ModelSource) -> tuple[Path, str | None]:
+    """The folder to load, and the commit if it came from the hub; downloads what the hub cache
+    does not have.
+    """
+    if source.folder is not None:
+        return source.folder, None
+    from huggingface_hub import snapshot_download
+
+    snapshot = Path(
+        snapshot_download(source.id, revision=source.revision, allow_patterns=list(_HUB_PATTERNS))
+    )
+    check_folder(snapshot)
+    return snapshot, snapshot.name  # the hub cache names a snapshot after its commit
+
+
+def identify_model(source: ModelSource) -> ModelIdentity:
+    """What the record says of the model. Hashes a local folder; finds the commit of a hub model.
+
+    Raises:
+        ValueError: a hub model that cannot be found.
+    """
+    if source.folder is not None:
+        licence = read_licence(source.folder)
+        return ModelIdentity(
+            id=source.id, revision=None, digest=digest_folder(source.folder), licence=licence
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        # Configs and the card only: the weights are fetched where they are loaded.
+        card = Path(
+            snapshot_download(
+                source.id,
+                revision=source.revision,
+                allow_patterns=["README.md", "model_index.json"],
+            )
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"field 'model' is {source.id!r}: neither the hub nor its local cache has it "
+            f"({error}); give a local folder"
+        ) from error
+    return ModelIdentity(
+        id=source.id,
+        revision=card.name,
+        digest=f"git:{card.name}",
+        licence=read_licence(card),
+    )
+
+
+def digest_folder(folder: Path) -> str:
+    """sha256 over the sorted (relative path, sha256 of the file); hidden files do not count."""
+    files = _model_files(folder)
+    with ThreadPoolExecutor(max_workers=4) as threads:  # hashing releases the GIL
+        digests = list(threads.map(_digest_file, files))
+    total = hashlib.sha256()
+    for path, digest in zip(files, digests, strict=True):
+        total.update(f"{path.relative_to(folder).as_posix()}\0{digest}\n".encode())
+    return f"sha256:{total.hexdigest()}"
+
+
+def _digest_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _model_files(folder: Path) -> list[Path]:
+    found = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def read_licence(folder: Path) -> str:
+    """The `license` of the model card's front matter, else `unknown`."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return "unknown"
+    front = re.match(
+        r"---\s*\n(.*?)\n---\s*(\n|$)", card.read_text("utf-8", errors="replace"), re.DOTALL
+    )
+    fields = dict(
+        re.findall(r"^(license\w*):[ \t]*(\S.*?)[ \t]*$", front[1] if front else "", re.MULTILINE)
+    )
+    licence = fields.get("license", "").strip("'\"")
+    # On the hub, a licence without a short name is `license: other` plus `license_name`.
+    return (
+        (fields.get("license_name", "").strip("'\"") if licence == "other" else "")
+        or licence
+        or "unknown"
+    )

@@ -1,0 +1,128 @@
+"""The task of drawing: rows with a prompt in, the same rows with an encoded image out.
+
+A row whose prompt is empty, or whose picture is broken, blank, of a wrong size or cannot be
+drawn gets an `error`; the others of its batch go on. Fills `image`, `width`, `height`,
+`image_sha256`, `is_prompt_truncated`, `draw_s`.
+Limits: `draw_s` is the row's equal share of its batch; a picture is encoded in the replica,
+after its batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from actors.backends.simulated import (
+    SimulatedConfig,
+    SimulatedImageEngine,
+    simulated_identity,
+)
+from actors.engines import Drawn, ImageEngine
+from actors.images import FORMATS, check_image, encode_image
+from actors.isolation import run_rows
+from actors.models import ModelIdentity, identify_model, resolve_model
+from actors.reasons import Reason, RowError
+from actors.records import Row
+from actors.scenes.defaults import GUIDANCE_SCALE, IMAGE_PX, NUM_STEPS
+from actors.validation import DEVICES, DTYPES, check_choice, check_range
+
+BACKENDS = ("sdxl", "simulated")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextToImageConfig:
+    """What to draw with. The defaults fit the embedded model; others want their size and steps."""
+
+    backend: str = "sdxl"  # sdxl: any StableDiffusionXLPipeline; simulated: noise, no model
+    model: str = "embedded"  # embedded, a folder, or a hub id owner/name[@revision]
+    num_steps: int = NUM_STEPS  # denoising steps
+    guidance_scale: float = GUIDANCE_SCALE  # classifier-free guidance; 1 or less turns it off
+    negative_prompt: str = ""  # what not to draw; empty: the model's own unconditional input
+    width_px: int = IMAGE_PX
+    height_px: int = IMAGE_PX
+    # auto: float32 on a CPU, bfloat16 on a GPU; the VAE always decodes in float32
+    dtype: str = "auto"
+    device: str = "auto"  # auto: the GPU if torch sees one, else the CPU
+    image_format: str = "png"  # png keeps every bit; jpeg and webp are smaller
+    image_quality: int = 95  # 1 to 100, for jpeg and webp
+    simulated: SimulatedConfig = field(default_factory=SimulatedConfig)  # for backend: simulated
+
+    def __post_init__(self) -> None:
+        check_choice("backend", self.backend, BACKENDS)
+        check_choice("dtype", self.dtype, DTYPES)
+        check_choice("device", self.device, DEVICES)
+        check_choice("image_format", self.image_format, tuple(FORMATS))
+        check_range("num_steps", self.num_steps, 1, 1000)
+        check_range("guidance_scale", self.guidance_scale, 0.0, 100.0)
+        check_range("image_quality", self.image_quality, 1, 100)
+        for name in ("width_px", "height_px"):
+            value = getattr(self, name)
+            check_range(name, value, 8, 4096)
+            if value % 8:
+                raise ValueError(
+                    f"field {name!r} is {value}: must be a multiple of 8; take {value // 8 * 8}"
+                )
+
+    def identity(self) -> ModelIdentity:
+        """What the record says of the model; reads a local folder's every byte."""
+        if self.backend == "simulated":
+            return simulated_identity("draw")
+        return identify_model(resolve_model(self.model, "sdxl"))
+
+    def sampling_params(self) -> dict[str, Any]:
+        """What, besides the model and the rng_seed, decides the picture."""
+        names = ("num_steps", "guidance_scale", "negative_prompt", "width_px", "height_px", "dtype")
+        return {"backend": self.backend} | {name: asdict(self)[name] for name in names}
+
+
+class TextToImage:
+    """A batch of rows in, the same rows with images out."""
+
+    def __init__(self, engine: ImageEngine, config: TextToImageConfig) -> None:
+        self._engine = engine
+        self._config = config
+
+    def __call__(self, rows: Sequence[Row]) -> list[Row]:
+        return run_rows(
+            rows,
+            prepare=_read_prompt,
+            call=self._draw,
+            finish=self._encode,
+            seconds_column="draw_s",
+        )
+
+    def _draw(self, items: list[tuple[str, int]]) -> list[Drawn]:
+        return self._engine.draw([prompt for prompt, _ in items], [seed for _, seed in items])
+
+    def _encode(self, drawn: Drawn) -> dict[str, Any]:
+        if drawn.problem is not None:
+            raise drawn.problem
+        config = self._config
+        image = check_image(drawn.image, config.width_px, config.height_px)
+        encoded = encode_image(image, config.image_format, config.image_quality)
+        return {
+            "image": {"bytes": encoded.data, "path": encoded.path},
+            "width": encoded.width,
+            "height": encoded.height,
+            "image_sha256": encoded.sha256,
+            "is_prompt_truncated": drawn.is_prompt_truncated,
+        }
+
+
+def _read_prompt(row: Row) -> tuple[str, int]:
+    prompt = row["prompt"]
+    if not prompt or not prompt.strip():
+        raise RowError(Reason.PROMPT_EMPTY, "nothing to draw")
+    return prompt, row["rng_seed_draw"]
+
+
+def build_text_to_image(config: TextToImageConfig) -> TextToImage:
+    """Loads the model and returns the task; called in the process that will draw."""
+    if config.backend == "simulated":
+        engine: ImageEngine = SimulatedImageEngine(
+            config.simulated, config.width_px, config.height_px
+        )
+    else:
+        from actors.backends.sdxl import SdxlEngine
+
+        engine = SdxlEngine(config)
+    return TextToImage(engine, config)
