@@ -1,0 +1,161 @@
+"""What a pool decides, purely: which batch next, to whom, and what a failure means.
+
+Policy: the oldest unit first (lowest `order`, then arrival), to the replica with the fewest
+batches in flight. A batch that waits behind the one that was running when a replica died has not
+been tried, so it is not blamed.
+
+Limits: no clock, no Ray, no asyncio, so that a policy can be tested, or replayed, without a
+cluster.
+"""
+
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Row = dict[str, Any]
+BatchFunction = Callable[[list[Row]], list[Row]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """How many replicas of one model there are, what each holds, and how much failure is borne."""
+
+    num_replicas: int = 1
+    num_gpus: float = 0.0
+    """GPUs of one replica: a fraction lets several share one."""
+    num_cpus: float = 1.0
+    """CPUs of one replica; Ray also sets OMP_NUM_THREADS from it (at least 1)."""
+    batch_size: int = 8
+    in_flight_per_replica: int = 2
+    """One batch running, one waiting with its rows already fetched."""
+    max_restarts: int = 3
+    """Replacements of one replica in a row, without a finished batch in between: a spot fleet may
+    lose a replica any number of times, a model that always crashes ends the run."""
+    max_attempts: int = 3
+    """Tries of one batch before its sender gets a PoolError."""
+    load_timeout_s: float = 900.0
+    """From the moment the replica has its resources; waiting for a node does not count."""
+    call_timeout_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        for name in ("num_replicas", "batch_size", "in_flight_per_replica", "max_attempts"):
+            _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for name in ("num_gpus", "num_cpus", "max_restarts"):
+            _require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        for name in ("load_timeout_s", "call_timeout_s"):
+            _require(name, getattr(self, name), getattr(self, name) > 0, "seconds above 0")
+        is_possible = self.num_gpus <= 1 or self.num_gpus == int(self.num_gpus)
+        _require("num_gpus", self.num_gpus, is_possible, "a fraction up to 1 or whole")
+
+
+def _require(name: str, value: object, is_met: bool, demand: str) -> None:
+    if not is_met:
+        raise ValueError(f"field {name!r} of a pool is {value!r}: must be {demand}; correct it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolStats:
+    """Counts since the pool started; `busy_s` sums the seconds spent inside batch functions."""
+
+    num_replicas_ready: int
+    num_loads: int
+    num_restarts: int
+    num_calls: int
+    num_rows: int
+    num_retries: int
+    queue_length: int
+    in_flight: int
+    busy_s: float
+    replica_pids: tuple[int, ...] = ()
+    last_failure: str = ""
+
+
+@dataclass(order=True)
+class Batch:
+    """One call to come, ordered by the age of its unit, then by arrival, also when retried."""
+
+    order: int
+    arrival: int
+    num_rows: int = field(compare=False)
+    rows: Any = field(compare=False, repr=False)
+    """Opaque here: a reference to the rows, never the rows."""
+    causes: list[str] = field(default_factory=list[str], compare=False)
+    """Why each failed attempt failed."""
+
+
+class BatchQueue:
+    """The batches nobody has taken yet, oldest first."""
+
+    def __init__(self) -> None:
+        self._heap: list[Batch] = []
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def push(self, batch: Batch) -> None:
+        heapq.heappush(self._heap, batch)
+
+    def pop(self) -> Batch:
+        return heapq.heappop(self._heap)
+
+
+@dataclass(eq=False)
+class Slot:
+    """One life of one replica as the dispatcher sees it."""
+
+    index: int
+    is_ready: bool = False
+    pid: int = 0
+    num_done: int = 0
+    in_flight: list[Batch] = field(default_factory=list[Batch])
+    """In the order they were sent: the first one is the one that runs."""
+    head_since_s: float = 0.0
+    """When the first one in flight became the running one."""
+    kill_reason: str = ""
+    has_blamed: bool = False
+    """Some batch already answers for the end of this life."""
+
+
+def pick_slot(slots: Iterable[Slot], max_in_flight: int) -> Slot | None:
+    """The ready replica with the fewest batches in flight, the first of equals, if any has room."""
+    free = [slot for slot in slots if slot.is_ready and len(slot.in_flight) < max_in_flight]
+    return min(free, key=lambda slot: len(slot.in_flight), default=None)
+
+
+def take_blame(slot: Slot, batch: Batch) -> bool:
+    """Whether `batch` was the one running when `slot` died; at most one batch of a life is."""
+    is_running = bool(slot.in_flight) and slot.in_flight[0] is batch
+    if slot.has_blamed or not is_running:
+        return False
+    slot.has_blamed = True
+    return True
+
+
+def is_overdue(slot: Slot, now_s: float, call_timeout_s: float) -> bool:
+    """Whether the running batch of `slot` has had its time; those behind it have no clock yet."""
+    return bool(slot.in_flight) and now_s - slot.head_since_s > call_timeout_s
+
+
+def deaths_in_row(previous: int, num_done: int) -> int:
+    """Deaths in a row with this one: a life that finished a batch starts the count anew."""
+    return 1 if num_done else previous + 1
+
+
+def restart_delay_s(num_deaths: int) -> float:
+    """Seconds before the next life: none at first, then doubling, so that crash loops are slow."""
+    return 0.0 if num_deaths <= 1 else min(30.0, 0.5 * 2 ** (num_deaths - 2))
+
+
+def attempts_message(name: str, batch: Batch) -> str:
+    """What the sender of a batch that failed for good is told."""
+    tries = "; ".join(f"attempt {n}: {cause}" for n, cause in enumerate(batch.causes, 1))
+    return (
+        f"pool {name!r} gave up on a batch of {batch.num_rows} rows after "
+        f"{len(batch.causes)} attempts ({tries}); the replica's log has the traceback"
+    )
+
+
+def slices(rows: Sequence[Row], batch_size: int) -> list[list[Row]]:
+    """`rows` cut into batches of `batch_size`, in order, the last one possibly shorter."""
+    return [list(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size)]

@@ -1,0 +1,224 @@
+"""The shared pool of one model: any number of stages send batches, each GPU holds the model once.
+
+A `Pool` is a small handle that pickles into stages. Behind it stand one dispatcher actor (policy:
+`dispatcher.py`) and its replicas (`replica.py`). Rows travel as object references: a stage puts a
+batch, a replica fetches it, and the answer is a reference again; the dispatcher sees a reference
+and a small status, the driver nothing.
+
+Limits: answers under 100 KB are inlined by Ray and so do pass the dispatcher's process, unread.
+The dispatcher is not restarted: when it dies, or the driver does, the pool is gone and the run is
+resumed from its ledger. One call runs at a time per replica.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from cluster.dispatch import BatchFunction, PoolConfig, PoolStats, Row, slices
+from cluster.dispatcher import Dispatcher, Outcome, ReplicaDiedError
+from cluster.errors import ModelLoadError, PoolError
+from cluster.replica import CallStatus, Replica
+
+__all__ = ["BatchFunction", "Pool", "PoolConfig", "PoolStats", "Row", "start_pool"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# A waiting sender costs the dispatcher a coroutine; Ray's default of 1000 would block the rest.
+MAX_WAITING = 100_000
+
+
+def _ray() -> Any:
+    """Ray, imported late (`pairloom plan` must not pay for it) and untyped: the seam to Any."""
+    import ray
+
+    return ray
+
+
+@dataclass(kw_only=True)
+class Pool:
+    """A handle on a running pool; copies of it in other processes reach the same replicas."""
+
+    name: str
+    config: PoolConfig
+    _dispatcher: Any = field(repr=False)
+
+    async def run(self, rows: list[Row], *, order: int = 0) -> list[Row]:
+        """Answers `rows` in their order; a lower `order` (an older unit) is served first.
+
+        Raises:
+            PoolError: a batch failed `max_attempts` times, or the pool has no replica left.
+            ModelLoadError: the model could not be loaded.
+        """
+        batches = slices(rows, self.config.batch_size)
+        answers = await asyncio.gather(*(self._run_batch(batch, order) for batch in batches))
+        return [row for answer in answers for row in answer]
+
+    def run_blocking(self, rows: list[Row], *, order: int = 0) -> list[Row]:
+        """`run` for a caller without an event loop."""
+        return asyncio.run(self.run(rows, order=order))
+
+    def wait_ready(self, timeout_s: float, *, num_replicas: int = 1) -> None:
+        """Waits for the first `num_replicas` replicas, or raises what keeps them away."""
+        wait = self._dispatcher.wait_ready.remote(num_replicas, timeout_s)
+        _raise_failure(self._get(wait))
+
+    def stats(self) -> PoolStats:
+        return self._get(self._dispatcher.stats.remote())
+
+    def close(self) -> None:
+        """Kills the replicas, then the dispatcher; nothing happens where they are gone already."""
+        ray = _ray()
+        if not ray.is_initialized():
+            return
+        with contextlib.suppress(ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+            ray.get(self._dispatcher.close.remote(), timeout=10)
+        # Its replicas are owned by it, so Ray ends them with it even if `close` was not answered.
+        ray.kill(self._dispatcher, no_restart=True)
+
+    async def _run_batch(self, rows: list[Row], order: int) -> list[Row]:
+        ray = _ray()
+        rows_ref = ray.put(rows)
+        for _ in range(self.config.max_attempts):
+            # In a list Ray passes a reference on; bare, it would carry the rows there.
+            sent = self._dispatcher.submit.remote([rows_ref], len(rows), order)
+            outcome = await self._or_pool_error(sent)
+            _raise_failure(outcome)
+            try:
+                return await outcome.payload
+            except ray.exceptions.ObjectLostError as error:
+                logger.warning("pool %s: an answer was lost with its node: %s", self.name, error)
+        raise PoolError(
+            f"pool {self.name!r}: the answer to a batch of {len(rows)} rows was lost with its node "
+            f"{self.config.max_attempts} times; look for nodes that run out of memory or disk"
+        )
+
+    def _get(self, reference: Any) -> Any:
+        ray = _ray()
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayActorError as error:
+            raise self._is_gone(error) from error
+
+    async def _or_pool_error(self, reference: Awaitable[T]) -> T:
+        try:
+            return await reference
+        except _ray().exceptions.RayActorError as error:
+            raise self._is_gone(error) from error
+
+    def _is_gone(self, error: Exception) -> PoolError:
+        return PoolError(
+            f"the dispatcher of pool {self.name!r} is gone ({_one_line(error)}): the pool was "
+            "closed or its process died; run the same command again to resume"
+        )
+
+
+def start_pool(name: str, factory: Callable[[], BatchFunction], config: PoolConfig) -> Pool:
+    """Starts a pool and returns at once; meanwhile each replica calls `factory` in its process."""
+    ray = _ray()
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # Beside the driver, whose death ends the run anyway: no spot node takes the dispatcher along.
+    beside_driver = NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=True
+    )
+    dispatcher = (
+        ray.remote(_DispatcherActor)
+        .options(
+            num_cpus=0,
+            max_concurrency=MAX_WAITING,
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy=beside_driver,
+        )
+        # Pickled here, unpickled in replicas only: the dispatcher needs no model packages.
+        .remote(name, config, ray.cloudpickle.dumps(factory))
+    )
+    dispatcher.start.remote()
+    return Pool(name=name, config=config, _dispatcher=dispatcher)
+
+
+def _raise_failure(outcome: Outcome) -> None:
+    if outcome.error:
+        raise (ModelLoadError if outcome.is_load_error else PoolError)(outcome.error)
+
+
+def _one_line(error: Exception, limit: int = 300) -> str:
+    """The end of Ray's paragraph on a dead actor: the start is ids, the cause comes last."""
+    text = " ".join(str(error).split())
+    return text[max(text.find("The actor is dead because"), 0) :][:limit]
+
+
+class _DispatcherActor:
+    """The dispatcher as Ray sees it. Replicas belong to this process, so none outlives it."""
+
+    def __init__(self, name: str, config: PoolConfig, factory_pickle: bytes) -> None:
+        self._label = f"{name}/dispatcher"
+        replica_class = _ray().remote(Replica)
+
+        def launch(index: int) -> _RayReplica:
+            return _RayReplica(replica_class, f"{name}/{index}", config, factory_pickle)
+
+        self._dispatcher = Dispatcher(name, config, launch)
+
+    def __repr__(self) -> str:
+        return self._label
+
+    async def start(self) -> None:
+        self._dispatcher.start()
+
+    async def submit(self, rows: list[Any], num_rows: int, order: int) -> Outcome:
+        return await self._dispatcher.submit(rows[0], num_rows, order)
+
+    async def wait_ready(self, num_replicas: int, timeout_s: float) -> Outcome:
+        return await self._dispatcher.wait_ready(num_replicas, timeout_s)
+
+    async def stats(self) -> PoolStats:
+        return self._dispatcher.stats()
+
+    async def close(self) -> None:
+        self._dispatcher.close()
+
+
+class _RayReplica:
+    """`ReplicaLink` over a Ray actor, pending until it is placed, so that autoscalers see it."""
+
+    def __init__(
+        self, replica_class: Any, label: str, config: PoolConfig, factory_pickle: bytes
+    ) -> None:
+        self._factory_pickle = factory_pickle
+        self._actor = replica_class.options(
+            num_cpus=config.num_cpus,
+            num_gpus=config.num_gpus,
+            max_restarts=0,  # the dispatcher replaces it; Ray would bind its queue to the restart
+            max_task_retries=0,
+            max_concurrency=config.in_flight_per_replica + 8,  # `watch` and a late call stay inside
+        ).remote(label)
+
+    async def start(self) -> int:
+        return await self._or_died(self._actor.start.remote())
+
+    async def load(self) -> str:
+        return await self._or_died(self._actor.load.remote(self._factory_pickle))
+
+    async def call(self, rows: Any) -> tuple[CallStatus, Any]:
+        # Bare here, so that Ray fetches the rows to the replica's node while the batch before runs.
+        # Two results, because awaiting a reference unpickles it: the payload is passed on unopened.
+        status, payload = self._actor.call.options(num_returns=2).remote(rows)
+        return await self._or_died(status), payload
+
+    async def watch(self) -> None:
+        await self._or_died(self._actor.watch.remote())
+
+    def kill(self) -> None:
+        _ray().kill(self._actor, no_restart=True)
+
+    async def _or_died(self, reference: Awaitable[T]) -> T:
+        try:
+            return await reference
+        except _ray().exceptions.RayActorError as error:
+            raise ReplicaDiedError(_one_line(error)) from error
