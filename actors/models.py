@@ -10,7 +10,7 @@ instead. Nothing here imports torch, and only `fetch_model` may use the network.
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from actors.scenes.defaults import EMBEDDED_MODELS
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 # What a hub download brings; a pickle is never fetched, so that it cannot be loaded either.
-_HUB_PATTERNS: Final = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md")
+HUB_PATTERNS: Final = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md")
 _REFUSED_SUFFIXES: Final = frozenset(
     [".bin", ".ckpt", ".dll", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".so"]
 )
@@ -132,16 +132,21 @@ def _walk(content: Any) -> Iterable[tuple[str, Any]]:
             yield from _walk(value)
 
 
-def fetch_model(source: ModelSource) -> tuple[Path, str | None]:
-    """The folder to load, and the commit if it came from the hub; downloads what the hub cache
-    does not have.
-    """
+def fetch_model(
+    source: ModelSource, *, allowed: Sequence[str] = HUB_PATTERNS, ignored: Sequence[str] = ()
+) -> tuple[Path, str | None]:
+    """The folder to load, and the commit if it came from the hub; downloads what is not cached."""
     if source.folder is not None:
         return source.folder, None
     from huggingface_hub import snapshot_download
 
     snapshot = Path(
-        snapshot_download(source.id, revision=source.revision, allow_patterns=list(_HUB_PATTERNS))
+        snapshot_download(
+            source.id,
+            revision=source.revision,
+            allow_patterns=list(allowed),
+            ignore_patterns=list(ignored),
+        )
     )
     check_folder(snapshot)
     return snapshot, snapshot.name  # the hub cache names a snapshot after its commit
