@@ -140,7 +140,7 @@ class StageLine:
 
 
 class Tracker:
-    """Turns snapshots into lines, one per stage and one for the pairs; the clock is the caller's."""
+    """Turns snapshots into lines, one a stage and one for the pairs; the clock is the caller's."""
 
     def __init__(self, totals: Mapping[str, int], pair_stages: Collection[str]) -> None:
         self._totals = dict(totals)

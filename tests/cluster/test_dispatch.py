@@ -1,0 +1,109 @@
+"""The pool's decisions, without a clock or a process."""
+
+import pytest
+
+from cluster.dispatch import (
+    Batch,
+    BatchQueue,
+    PoolConfig,
+    Slot,
+    attempts_message,
+    deaths_in_row,
+    is_overdue,
+    pick_slot,
+    restart_delay_s,
+    slices,
+    take_blame,
+)
+
+
+def batch(arrival: int, order: int = 0) -> Batch:
+    return Batch(order, arrival, 8, None)
+
+
+def test_oldest_unit_leaves_the_queue_first_then_arrival() -> None:
+    queue = BatchQueue()
+    for item in (batch(1, order=7), batch(2, order=3), batch(3, order=3), batch(4, order=0)):
+        queue.push(item)
+    assert [queue.pop().arrival for _ in range(len(queue))] == [4, 2, 3, 1]
+
+
+def test_retried_batch_keeps_its_place() -> None:
+    queue = BatchQueue()
+    first = batch(1)
+    for item in (first, batch(2), batch(3)):
+        queue.push(item)
+    queue.pop()
+    queue.push(first)
+    assert queue.pop() is first
+
+
+def test_least_loaded_ready_replica_with_room_is_picked() -> None:
+    slots = [Slot(index, is_ready=True, in_flight=[batch(0)] * n) for index, n in enumerate([2, 1])]
+    assert pick_slot(slots, 2) is slots[1]
+    assert pick_slot(slots, 1) is None
+    slots.append(Slot(2, is_ready=False))
+    assert pick_slot(slots, 2) is slots[1]
+    slots.append(Slot(3, is_ready=True))
+    assert pick_slot(slots, 2) is slots[3]
+
+
+def test_only_the_running_batch_is_blamed_for_a_death() -> None:
+    running, waiting = batch(1), batch(2)
+    slot = Slot(0, in_flight=[running, waiting])
+    assert not take_blame(slot, waiting)
+    assert take_blame(slot, running)
+    slot.in_flight.remove(running)
+    assert not take_blame(slot, waiting)
+
+
+def test_only_a_running_batch_can_be_overdue() -> None:
+    assert not is_overdue(Slot(0), 100.0, 10.0)
+    slot = Slot(0, in_flight=[batch(1)], head_since_s=95.0)
+    assert not is_overdue(slot, 100.0, 10.0)
+    assert is_overdue(slot, 106.0, 10.0)
+
+
+def test_a_life_that_finished_work_starts_the_count_of_deaths_anew() -> None:
+    assert deaths_in_row(2, num_done=0) == 3
+    assert deaths_in_row(2, num_done=5) == 1
+
+
+def test_restart_delay_is_none_at_first_and_bounded() -> None:
+    delays = [restart_delay_s(n) for n in range(1, 12)]
+    assert delays[0] == 0.0
+    assert delays == sorted(delays)
+    assert delays[-1] == 30.0
+
+
+def test_message_of_a_failed_batch_lists_each_attempt() -> None:
+    failed = batch(1)
+    failed.causes += ["CUDA error", "died"]
+    message = attempts_message("generator", failed)
+    assert "'generator'" in message
+    assert "after 2 attempts (attempt 1: CUDA error; attempt 2: died)" in message
+
+
+def test_slices_keep_order_and_the_short_rest() -> None:
+    rows = [{"i": i} for i in range(5)]
+    assert slices(rows, 2) == [rows[:2], rows[2:4], rows[4:]]
+    assert slices([], 2) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_replicas", 0),
+        ("batch_size", 0),
+        ("in_flight_per_replica", 0),
+        ("max_attempts", 0),
+        ("max_restarts", -1),
+        ("num_cpus", -0.5),
+        ("num_gpus", 1.5),
+        ("load_timeout_s", 0),
+        ("call_timeout_s", -1),
+    ],
+)
+def test_config_names_the_wrong_field_and_its_value(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"field '{field}' of a pool is {value}"):
+        PoolConfig(**{field: value})  # type: ignore[arg-type]
