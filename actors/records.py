@@ -148,7 +148,7 @@ def _digest(*parts: object) -> bytes:
 
 
 def derive_chain_ids(run_seed: int, seeds: Iterable[str]) -> list[str]:
-    """Names each seed by its content; a repeat is told apart by its occurrence, not its position."""
+    """Names each seed by its content; a repeat is told apart by its occurrence, not by position."""
     seen: defaultdict[str, int] = defaultdict(int)
     ids: list[str] = []
     for seed in seeds:

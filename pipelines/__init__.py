@@ -1,1 +1,1 @@
-"""What happens in what order: one file per pipeline, the stages they share, and the command line."""
+"""What happens in what order: the pipelines, the stages they share, and the command line."""

@@ -1,0 +1,140 @@
+"""The command line: a verb, a config or a run, `key=value` words. Nothing else.
+
+    pairloom plan CONFIG [key=value ...]     what would run, without starting anything
+    pairloom run CONFIG [key=value ...]      run it, or go on where it stopped
+    pairloom seeds CONFIG [key=value ...]    only make and commit the seed table
+    pairloom status OUTPUT                   how far a run is, from its ledger, from anywhere
+    pairloom look OUTPUT                     a contact sheet of its first chains
+
+Exit codes: 0 done; 1 the run could not go on (what is committed stays); 2 the input is wrong;
+130 interrupted. A failure is one paragraph: what, which value, what to do.
+
+Limits: the only module that prints; verbs return text, and decisions live elsewhere.
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import sys
+import textwrap
+from collections.abc import Sequence
+
+from cluster.errors import PairloomError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s"
+    )
+    for package in ("pipelines", "actors", "cluster"):
+        logging.getLogger(package).setLevel(logging.INFO)
+    verb = {
+        "plan": _plan,
+        "run": _run,
+        "seeds": _seeds,
+        "status": _status,
+        "look": _look,
+    }[arguments.verb]
+    try:
+        return verb(arguments)
+    except ValueError as error:
+        return _fail("error", error, 2)
+    except PairloomError as error:
+        return _fail(type(error).__name__, error, 1)
+    except KeyboardInterrupt:
+        print("interrupted: what is committed stays; the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pairloom", description="Grows image-text datasets: draw, describe, draw again."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for name, text in (
+        ("plan", "say what would run; starts nothing"),
+        ("run", "run a config, or go on where it stopped"),
+        ("seeds", "make and commit the seed table only"),
+    ):
+        verb = verbs.add_parser(name, help=text, description=text)
+        verb.add_argument("config", help="a YAML file, e.g. conf/synergy.yaml")
+        verb.add_argument("words", nargs="*", metavar="key=value", help="changes to the config")
+        verb.add_argument("--json", action="store_true", help="end with one line of JSON")
+    for name, text in (
+        ("status", "how far a run is, read from its ledger"),
+        ("look", "write a contact sheet of a run's first chains"),
+    ):
+        verb = verbs.add_parser(name, help=text, description=text)
+        verb.add_argument("output", help="the run's folder or URI")
+        verb.add_argument("--json", action="store_true", help="end with one line of JSON")
+    return parser
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from pipelines import overview
+
+    config = overview.load_config(arguments.config, arguments.words)
+    plan = overview.make_plan(config)
+    print(overview.describe_plan(plan, config))
+    if arguments.json:
+        print(json.dumps(overview.plan_to_dict(plan)))
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from pipelines import overview
+
+    config = overview.load_config(arguments.config, arguments.words)
+    # After the config: a typo must not wait for Ray's import.
+    from pipelines.run import run
+    from pipelines.status import describe_totals
+
+    totals = run(config)
+    print(describe_totals(totals))
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(totals)))
+    return 0
+
+
+def _seeds(arguments: argparse.Namespace) -> int:
+    from pipelines import overview
+
+    config = overview.load_config(arguments.config, arguments.words)
+    from pipelines.run import write_seeds
+
+    table = write_seeds(config)
+    print(overview.describe_seeds(table, config.output))
+    if arguments.json:
+        print(json.dumps({"output": config.output, **overview.count_seeds(table)}))
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from pipelines import status as reports
+
+    status = reports.read_status(arguments.output)
+    print(reports.describe_status(status))
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(status)))
+    return 0
+
+
+def _look(arguments: argparse.Namespace) -> int:
+    from pipelines import status as reports
+
+    path = reports.write_sheet(arguments.output)
+    print(f"contact sheet: {path}")
+    if arguments.json:
+        print(json.dumps({"contact_sheet": path}))
+    return 0
+
+
+def _fail(kind: str, error: Exception, code: int) -> int:
+    width = min(os.get_terminal_size().columns, 100) if sys.stderr.isatty() else 100_000
+    head, *rest = f"{kind}: {error}".splitlines()
+    print("\n".join([textwrap.fill(head, width), *rest]), file=sys.stderr)
+    return code

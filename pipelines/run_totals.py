@@ -1,0 +1,78 @@
+"""Counts what a run has at its end, and proves that nothing was lost on the way.
+
+Pure: receipts in, numbers out.
+
+Limits: counts what receipts say; whether the files still match them is for a verifier to tell.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from cluster.errors import ReconcileError
+from cluster.receipts import Receipt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """What a finished run has, and what this attempt did."""
+
+    output: str
+    num_chains: int
+    num_rounds: int
+    num_pairs: int
+    num_error_rows: int
+    num_stopped: int
+    num_resumed: int  # rows that were committed before this attempt
+    model_loads: dict[str, int]
+    first_commit_s: float | None  # from the start of this attempt; None when nothing was left
+    wall_s: float
+    pairs_per_s: float  # of this attempt, its start included
+
+
+def reconcile(
+    receipts: list[Receipt],
+    before: list[Receipt],
+    *,
+    output: str,
+    num_chains: int,
+    num_rounds: int,
+    model_loads: dict[str, int],
+    started_at: float,
+    ended_at: float,
+) -> Totals:
+    """Adds up: seeds x rounds = pairs + error rows + stopped, or something was lost.
+
+    Args:
+        receipts: every receipt of the run.
+        before: those that were there when this attempt began.
+        started_at: and `ended_at`: of this attempt, seconds since 1970.
+
+    Raises:
+        ReconcileError: it does not add up.
+    """
+    pairs = sum(receipt.num_pairs for receipt in receipts)
+    errors = sum(receipt.num_error_rows for receipt in receipts)
+    stopped = sum(receipt.num_stopped for receipt in receipts)
+    expected = num_chains * num_rounds
+    if expected != pairs + errors + stopped:
+        raise ReconcileError(
+            f"{num_chains} chains x {num_rounds} rounds = {expected}, but the ledger of {output} "
+            f"has {pairs} pairs + {errors} error rows + {stopped} stopped"
+        )
+    known = {(receipt.unit_id, receipt.round_index) for receipt in before}
+    new = [r for r in receipts if (r.unit_id, r.round_index) not in known]
+    commits = [datetime.fromisoformat(receipt.committed_at).timestamp() for receipt in new]
+    wall_s = ended_at - started_at
+    return Totals(
+        output=output,
+        num_chains=num_chains,
+        num_rounds=num_rounds,
+        num_pairs=pairs,
+        num_error_rows=errors,
+        num_stopped=stopped,
+        num_resumed=sum(receipt.num_rows for receipt in before),
+        model_loads=model_loads,
+        first_commit_s=round(min(commits) - started_at, 2) if commits else None,
+        wall_s=round(wall_s, 2),
+        pairs_per_s=round(sum(receipt.num_pairs for receipt in new) / wall_s, 3),
+    )

@@ -1,0 +1,144 @@
+"""Makes the seed table of a run and commits it before the loop starts, once for all attempts.
+
+Limits: seeds of a file are read again on every attempt, to see that they are still the same ones;
+seeds of an author are read back from the table, because asking again costs GPU time.
+"""
+
+import hashlib
+import io
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from actors.models import ModelIdentity
+from actors.records import SEED_SCHEMA, Row, derive_chain_ids
+from cluster.errors import PairloomError
+from cluster.shards import encode_shard
+from cluster.storage import Store
+from pipelines.author import Ask, AuthorConfig, Written, write_batch
+from pipelines.sources import SeedsConfig, read_seeds, to_seed_table
+
+logger = logging.getLogger(__name__)
+
+SEEDS_KEY = "seeds/seeds.parquet"
+
+
+def read_table(config: SeedsConfig, run_seed: int) -> pa.Table:
+    """The seed table of the file that `config.path` names."""
+    return to_seed_table(read_seeds(config), run_seed=run_seed, max_chars=config.max_chars)
+
+
+def table_identity(table: pa.Table) -> Row:
+    """What a run's fingerprint says of seeds that were read: how many, and a digest of them."""
+    rows = table.select(["seed", "error"]).to_pylist()
+    digest = hashlib.sha256(json.dumps([list(r.values()) for r in rows]).encode()).hexdigest()
+    return {"num_seeds": len(rows), "sha256": digest}
+
+
+def author_identity(config: SeedsConfig, model: ModelIdentity) -> Row:
+    """What a run's fingerprint says of seeds that a model will write."""
+    author = config.author
+    return {
+        "num_batches": author.num_batches,
+        "batch_size": author.batch_size,
+        "is_list": author.is_list,
+        "max_chars": config.max_chars,
+        "prompt_id": author.prompt_id,
+        "prompt_sha256": author.prompt_used().sha256,
+        "author": {"id": model.id, "digest": model.digest} | author.model.sampling_params(),
+    }
+
+
+def commit_table(store: Store, table: pa.Table) -> pa.Table:
+    """Puts the table unless another attempt did, and returns the one that is there."""
+    if store.put_if_absent(SEEDS_KEY, encode_shard(table).data):
+        return table
+    return load_table(store)
+
+
+def find_table(store: Store) -> pa.Table | None:
+    """The committed seed table, if there is one yet."""
+    try:
+        return load_table(store)
+    except FileNotFoundError:
+        return None
+
+
+def load_table(store: Store) -> pa.Table:
+    """The committed seed table; `FileNotFoundError` while there is none."""
+    return pq.read_table(io.BytesIO(store.read(SEEDS_KEY)), schema=SEED_SCHEMA)
+
+
+def write_table(config: SeedsConfig, run_seed: int, ask: Ask) -> pa.Table:
+    """D_init = H(P): b batches of m distinct descriptions, as the seed table.
+
+    Raises:
+        PairloomError: a batch did not come together within `max_attempts`.
+    """
+    taken: set[str] = set()
+    batches: list[Written] = []
+    for index in range(config.author.num_batches):
+        batch = write_batch(
+            config.author,
+            ask,
+            run_seed=run_seed,
+            batch_index=index,
+            taken=taken,
+            max_chars=config.max_chars,
+        )
+        _judge(config.author, batch, index)
+        batches.append(batch)
+    dropped = sum((batch.dropped for batch in batches), Counter[str]())
+    logger.info(
+        "author: %d distinct seeds in %d batches; dropped and asked again: %s",
+        len(taken),
+        len(batches),
+        dict(dropped) or "none",
+    )
+    return _to_table(config.author, batches, run_seed)
+
+
+def ask_with(run_rows: Callable[[list[Row]], list[Row]], prompt: str) -> Ask:
+    """Lets an author pool, or a bare task, answer; a failed call counts as an empty answer."""
+
+    def ask(rng_seeds: list[int]) -> list[str]:
+        rows = run_rows([{"prompt": prompt, "rng_seed": seed} for seed in rng_seeds])
+        for row in rows:
+            if row.get("error"):
+                logger.warning("author: a call failed and will be repeated: %s", row["error"])
+        return ["" if row.get("error") else row["text"] for row in rows]
+
+    return ask
+
+
+def _judge(config: AuthorConfig, batch: Written, index: int) -> None:
+    if len(batch.texts) == config.batch_size:
+        return
+    raise PairloomError(
+        f"the author wrote only {len(batch.texts)} of {config.batch_size} distinct descriptions "
+        f"for batch {index} in {config.max_attempts} attempts (dropped: {dict(batch.dropped)}): "
+        "raise seeds.author.model.temperature or seeds.author.max_attempts, or ask for fewer"
+    )
+
+
+def _to_table(config: AuthorConfig, batches: list[Written], run_seed: int) -> pa.Table:
+    prompt = config.prompt_used()
+    rows: list[Row] = [
+        {
+            "seed": text,
+            "source": f"author batch {index}",
+            "prompt_id": prompt.id,
+            "prompt_sha256": prompt.sha256,
+            "rng_seed": rng_seed,
+        }
+        for index, batch in enumerate(batches)
+        for text, rng_seed in zip(batch.texts, batch.rng_seeds, strict=True)
+    ]
+    chain_ids = derive_chain_ids(run_seed, [row["seed"] for row in rows])
+    for row, chain_id in zip(rows, chain_ids, strict=True):
+        row["chain_id"] = chain_id
+    return pa.Table.from_pylist(rows, schema=SEED_SCHEMA)

@@ -1,0 +1,176 @@
+"""What a person reads during and after a run: how far it is and where to look, from its ledger.
+
+Limits: sees commits, not processes: a run that has not committed for long may be dead, or slow.
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import PairloomError
+from cluster.ledger import Ledger
+from cluster.receipts import Receipt
+from cluster.run_record import read_run
+from cluster.storage import open_store
+from pipelines import seeds as seed_tables
+from pipelines.contact_sheet import draw_sheet, read_chains
+from pipelines.overview import can_show_datasets, is_local, local_path
+from pipelines.run_totals import Totals
+
+SHEET_NAME = "contact_sheet.png"
+SHEET_CHAINS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundStatus:
+    """One round, summed over the units that committed it."""
+
+    round_index: int
+    num_units: int
+    num_pairs: int
+    num_error_rows: int
+    num_stopped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """How far a run is."""
+
+    output: str
+    mode: str
+    num_chains: int | None  # None while the author is still writing the seeds
+    num_rounds: int
+    num_units: int | None
+    rounds: list[RoundStatus]
+    error_reasons: dict[str, int]
+    started_at: str
+    last_commit_at: str | None
+    is_finished: bool
+
+    @property
+    def num_pairs(self) -> int:
+        """Committed so far."""
+        return sum(one.num_pairs for one in self.rounds)
+
+
+def open_ledger(output: str) -> tuple[Ledger, dict[str, Any]]:
+    """The ledger of an existing run, and its run record.
+
+    Raises:
+        ValueError: there is no run.
+    """
+    store = open_store(output)
+    record = read_run(store)
+    return Ledger(store, record["fingerprint"]), record
+
+
+def read_status(output: str) -> Status:
+    """Reads seed table and receipts; works while the run is on, and on another machine."""
+    ledger, record = open_ledger(output)
+    config = record["record"]
+    table = seed_tables.find_table(open_store(output))
+    receipts = ledger.receipts()
+    num_chains = None if table is None else table.num_rows
+    num_units = None if num_chains is None else -(-num_chains // config["unit_size"])
+    rounds = [_sum_round(receipts, index) for index in range(config["num_rounds"])]
+    return Status(
+        output=output,
+        mode=config["mode"],
+        num_chains=num_chains,
+        num_rounds=config["num_rounds"],
+        num_units=num_units,
+        rounds=rounds,
+        error_reasons=dict(count_reasons(ledger, receipts)),
+        started_at=record["started_at"],
+        last_commit_at=max((receipt.committed_at for receipt in receipts), default=None),
+        is_finished=num_units is not None and len(receipts) == num_units * config["num_rounds"],
+    )
+
+
+def describe_status(status: Status) -> str:
+    """The status as a page of text."""
+    state = "finished" if status.is_finished else "not finished"
+    lines = [
+        f"{status.output}: {state}, {status.num_pairs} pairs, mode {status.mode}, "
+        f"begun {status.started_at}",
+        "round   units        pairs       errors      stopped",
+    ]
+    for one in status.rounds:
+        units = f"{one.num_units}/{'?' if status.num_units is None else status.num_units}"
+        lines.append(
+            f"{one.round_index:5d} {units:>7s} {one.num_pairs:12d} {one.num_error_rows:12d} "
+            f"{one.num_stopped:12d}"
+        )
+    lines += [f"  {number} {reason}" for reason, number in status.error_reasons.items()]
+    if status.last_commit_at:
+        ago = datetime.now(UTC) - datetime.fromisoformat(status.last_commit_at)
+        lines.append(f"last commit {ago.total_seconds():.0f} s ago")
+    return "\n".join(lines)
+
+
+def count_reasons(ledger: Ledger, receipts: list[Receipt]) -> Counter[str]:
+    """Error rows by reason code, commonest first; reads only shards that have some."""
+    reasons: Counter[str] = Counter()
+    for receipt in receipts:
+        if receipt.num_error_rows:
+            column = ledger.read_rows(receipt, columns=["error"]).column("error")
+            reasons.update(error.partition(":")[0] for error in column.to_pylist() if error)
+    return Counter(dict(reasons.most_common()))
+
+
+def write_sheet(output: str) -> str:
+    """Writes a contact sheet of the first chains; returns its path.
+
+    Raises:
+        PairloomError: nothing is committed yet.
+    """
+    ledger, record = open_ledger(output)
+    chains = read_chains(ledger, SHEET_CHAINS)
+    if not chains:
+        raise PairloomError(f"{output} has no pairs yet: nothing to show")
+    folder = local_path(output) if is_local(output) else Path.cwd()
+    path = folder / SHEET_NAME
+    draw_sheet(chains, record["record"]["num_rounds"]).save(path)
+    return str(path)
+
+
+def describe_totals(totals: Totals) -> str:
+    """What a run ended with and how to look at it."""
+    ledger, _ = open_ledger(totals.output)
+    reasons = count_reasons(ledger, ledger.receipts()) if totals.num_error_rows else {}
+    lines = [
+        f"dataset    {totals.output.rstrip('/')}/data",
+        f"pairs      {totals.num_pairs} from {totals.num_chains} chains x {totals.num_rounds} "
+        f"rounds; {totals.num_resumed} rows were there before",
+        f"error rows {totals.num_error_rows}, and {totals.num_stopped} rows not grown after them",
+        *(f"           {number} {reason}" for reason, number in list(reasons.items())[:5]),
+        f"speed      {totals.pairs_per_s:.2f} pairs/s over {totals.wall_s:.1f} s, start included",
+        f"look       pairloom look {totals.output}",
+        *(["", *_snippet(totals.output)] if is_local(totals.output) else []),
+    ]
+    return "\n".join(lines)
+
+
+def _snippet(output: str) -> list[str]:
+    files = f"{local_path(output)}/data/*/*.parquet"
+    missing = [] if can_show_datasets() else ["# pip install datasets"]
+    return [
+        *missing,
+        "from datasets import load_dataset",
+        f'pairs = load_dataset("parquet", data_files={json.dumps(files)}, split="train")',
+        'pairs[0]["image"].show(); print(pairs[0]["description"])',
+    ]
+
+
+def _sum_round(receipts: list[Receipt], round_index: int) -> RoundStatus:
+    of_round = [receipt for receipt in receipts if receipt.round_index == round_index]
+    return RoundStatus(
+        round_index=round_index,
+        num_units=len(of_round),
+        num_pairs=sum(receipt.num_pairs for receipt in of_round),
+        num_error_rows=sum(receipt.num_error_rows for receipt in of_round),
+        num_stopped=sum(receipt.num_stopped for receipt in of_round),
+    )

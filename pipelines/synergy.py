@@ -1,0 +1,173 @@
+"""Synergy: from every seed, n rounds of draw and describe, each round feeding the next.
+
+    M_j = G(D_{j-1}),  D_j = F(I, M_j),  S = b batches x m seeds x n rounds
+
+(Synergy-General-MultimodalPairs.) `mode: resample` draws n images of the one seed description
+instead; the published notebook did that under the loop's name, here the two are told apart.
+
+Limits: rounds of one chain are a sequence; it is the many chains that run in parallel.
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from actors.image_to_text import ImageToTextConfig
+from actors.models import ModelIdentity
+from actors.records import Row
+from actors.text_to_image import TextToImageConfig
+from cluster.config import to_dict
+from cluster.ledger import Ledger
+from cluster.pool import PoolConfig
+from cluster.session import SessionConfig
+from cluster.telemetry import Board
+from pipelines.sources import SeedsConfig
+from pipelines.stages import (
+    RowPool,
+    Stage,
+    StagesConfig,
+    Work,
+    describe_with,
+    draw_with,
+    record_to,
+)
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolsConfig:
+    """The shared pool of each model; it is loaded once a replica, whatever the number of rounds."""
+
+    generator: PoolConfig = field(default_factory=PoolConfig)
+    captioner: PoolConfig = field(default_factory=PoolConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynergyConfig:
+    """One run. `generator`, `captioner`, `seeds`, `mode` and the numbers decide what the pairs are;
+    `pools`, `stages` and `cluster` only decide how fast they come, and may change on a resume."""
+
+    output: str  # folder or URI: s3://bucket/prefix, gs://..., az://...
+    run_seed: int = 0  # every rng_seed of the run derives from it
+    num_rounds: int = 3  # n
+    mode: Literal["loop", "resample"] = "loop"
+    unit_size: int = 64  # chains that are worked on and committed together
+    seeds: SeedsConfig = field(default_factory=SeedsConfig)
+    generator: TextToImageConfig = field(default_factory=TextToImageConfig)
+    captioner: ImageToTextConfig = field(default_factory=ImageToTextConfig)
+    pools: PoolsConfig = field(default_factory=PoolsConfig)
+    stages: StagesConfig = field(default_factory=StagesConfig)
+    cluster: SessionConfig = field(default_factory=SessionConfig)
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("num_rounds", 1, 999),  # three digits in a pair_id
+            ("unit_size", 1, 4096),
+            ("run_seed", 0, 2**63 - 1),
+        ):
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise ValueError(f"field {name!r} is {value}: must be from {least} to {most}")
+        if not self.output:
+            raise ValueError("field 'output' is empty: give a folder or a URI such as s3://b/run1")
+        if self.seeds.path is None and self.seeds.author.num_batches == 0:
+            raise ValueError(
+                "field 'seeds.path' is null and 'seeds.author.num_batches' is 0: "
+                "give a seed file, or let the author write b batches"
+            )
+
+    @property
+    def is_loop(self) -> bool:
+        """Whether each description becomes the next prompt."""
+        return self.mode == "loop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """Which models a run uses, as its records and its fingerprint state them."""
+
+    generator: ModelIdentity
+    captioner: ModelIdentity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pools:
+    """The shared pools of a run."""
+
+    generator: RowPool
+    captioner: RowPool
+
+
+def build(
+    chains: "Dataset",
+    pools: Pools,
+    config: SynergyConfig,
+    ledger: Ledger,
+    constants: dict[str, Any],
+    board: Board | None = None,
+) -> "Dataset":
+    """The loop as a dataset: three stages a round, nothing runs until it is consumed."""
+
+    def apply(chains: "Dataset", verb: str, round_index: int, work: Work) -> "Dataset":
+        stage = Stage(
+            verb=verb, round_index=round_index, work=work, config=config.stages, board=board
+        )
+        return stage.apply(chains)
+
+    for r in range(config.num_rounds):
+        chains = apply(chains, "draw", r, draw_with(pools.generator, r, config.run_seed))
+        chains = apply(chains, "describe", r, describe_with(pools.captioner, r, config.run_seed))
+        chains = apply(chains, "record", r, record_to(ledger, r, config.is_loop, constants))
+    return chains
+
+
+def stages_of_round(round_index: int) -> list[str]:
+    """The stages of one round in order, as the dashboard names them."""
+    return [f"{verb}[r{round_index}]" for verb in ("draw", "describe", "record")]
+
+
+def constant_columns(config: SynergyConfig, models: Models) -> Row:
+    """The columns that are the same in every row of a run."""
+    instruction = config.captioner.instruction_used()
+    return {
+        "instruction": instruction.text,
+        "instruction_id": instruction.id,
+        "instruction_sha256": instruction.sha256,
+        "generator": _model_column(models.generator, config.generator.sampling_params()),
+        "captioner": _model_column(models.captioner, config.captioner.sampling_params()),
+    }
+
+
+def fingerprint_fields(config: SynergyConfig, models: Models, seeds: Row) -> Row:
+    """What decides the pairs, and so must not differ under one output prefix.
+
+    Where the output and the models lie, how many replicas there are and in what batches they work
+    is left out: a run may move to another machine and go on. Models count by digest, seeds by
+    content.
+    """
+    return {
+        "pipeline": "synergy",
+        "run_seed": config.run_seed,
+        "num_rounds": config.num_rounds,
+        "mode": config.mode,
+        "unit_size": config.unit_size,
+        "seeds": seeds,
+        **constant_columns(config, models),
+    }
+
+
+def resolved(config: SynergyConfig) -> Row:
+    """The whole config, for the run record."""
+    return to_dict(config)
+
+
+def _model_column(model: ModelIdentity, params: Row) -> Row:
+    return {
+        "id": model.id,
+        "revision": model.revision,
+        "digest": model.digest,
+        "licence": model.licence,
+        "params": json.dumps(params, sort_keys=True),
+    }

@@ -1,0 +1,204 @@
+"""The loop on a real Ray with simulated engines: recurrence, loads, faults, independence."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from runs import MakeConfig, read_log, read_pairs
+
+from actors.backends.simulated import caption_of, read_prompt
+from cluster.errors import ModelLoadError, PoolError, RunMismatchError
+from pipelines.run import run
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+# What must not depend on how a run was carried out.
+STABLE = [
+    *("pair_id", "chain_id", "unit_id", "round_index", "parent_id", "seed", "prompt"),
+    *("image_sha256", "description", "rng_seed_draw", "rng_seed_describe", "error"),
+]
+
+
+def _stable(output: Path, columns: list[str] = STABLE) -> list[tuple[object, ...]]:
+    return [tuple(row[column] for column in columns) for row in read_pairs(output)]
+
+
+def _image(row: dict[str, Any]) -> Image.Image:
+    return Image.open(io.BytesIO(row["image"]["bytes"]), formats=["PNG"])
+
+
+def test_each_prompt_is_the_description_of_the_round_before(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    words = ["num_rounds=4", "seeds.path=null", "seeds.author.num_batches=2"]
+    words += ["seeds.author.batch_size=3", "seeds.author.model.backend=simulated"]
+    totals = run(make_config(*words))
+    rows = read_pairs(tmp_path / "run")
+
+    assert totals.num_pairs == len(rows) == 24
+    assert len({row["pair_id"] for row in rows}) == 24
+    assert len({row["rng_seed_draw"] for row in rows}) == 24
+    for before, row in zip([None, *rows], rows, strict=False):
+        if row["round_index"] == 0:
+            assert row["prompt"] == row["seed"]
+            assert row["parent_id"] is None
+        else:
+            assert before is not None
+            assert row["prompt"] == before["description"]
+            assert row["parent_id"] == before["pair_id"]
+        # The stand-in writes its prompt into its picture, and its caption names the picture.
+        assert read_prompt(_image(row)) == row["prompt"]
+        assert caption_of(_image(row), row["rng_seed_describe"]) == row["description"]
+    drawn = [prompt for call in read_log(tmp_path / "draw.log") for prompt in call["prompts"]]
+    assert sorted(drawn) == sorted(row["prompt"] for row in rows)
+    assert totals.model_loads == {"generator": 1, "captioner": 1}
+
+
+def test_resample_draws_every_round_from_the_seed(make_config: MakeConfig, tmp_path: Path) -> None:
+    run(make_config("mode=resample"))
+    rows = read_pairs(tmp_path / "run")
+    assert len(rows) == 30
+    assert all(row["prompt"] == row["seed"] and row["parent_id"] is None for row in rows)
+    assert len({row["image_sha256"] for row in rows}) == 30
+
+
+@pytest.mark.parametrize("num_rounds", [1, 6])
+def test_models_load_once_however_many_rounds(
+    make_config: MakeConfig, tmp_path: Path, num_rounds: int
+) -> None:
+    totals = run(make_config(f"num_rounds={num_rounds}"))
+    assert totals.model_loads == {"generator": 1, "captioner": 1}
+    assert len(read_log(tmp_path / "draw.log", "load")) == 1
+    assert totals.num_pairs == 10 * num_rounds
+
+
+def test_pairs_do_not_depend_on_replicas_batches_or_kind_of_stage(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    run(make_config(output="a"))
+    many = ["pools.generator.num_replicas=3", "pools.captioner.num_replicas=2"]
+    run(make_config(*many, "pools.generator.batch_size=3", output="b"))
+    run(make_config("stages.kind=task", output="c"))
+    assert _stable(tmp_path / "a") == _stable(tmp_path / "b") == _stable(tmp_path / "c")
+    run(make_config("unit_size=7", output="d"))
+    no_unit = [column for column in STABLE if column != "unit_id"]
+    assert _stable(tmp_path / "a", no_unit) == _stable(tmp_path / "d", no_unit)
+    run(make_config("run_seed=1", output="e"))
+    assert not set(_stable(tmp_path / "a")) & set(_stable(tmp_path / "e"))
+
+
+@pytest.mark.parametrize(
+    ("model", "fault", "reason"),
+    [
+        ("generator", "raise", "engine_error"),
+        ("generator", "wrong_count", "wrong_row_count"),
+        ("generator", "broken", "image_wrong_mode"),
+        ("captioner", "raise", "engine_error"),
+        ("captioner", "wrong_count", "wrong_row_count"),
+        ("captioner", "empty", "description_empty"),
+    ],
+)
+def test_a_bad_row_is_an_error_row_and_the_rest_goes_on(
+    make_config: MakeConfig, tmp_path: Path, model: str, fault: str, reason: str
+) -> None:
+    simulated = f"{model}.simulated"
+    totals = run(make_config(f"{simulated}.fault={fault}", f"{simulated}.fault_marker=number 6"))
+    assert (totals.num_pairs, totals.num_error_rows, totals.num_stopped) == (27, 1, 2)
+    (bad,) = [row for row in read_pairs(tmp_path / "run") if row["error"]]
+    assert bad["seed"] == "scene number 6"
+    assert bad["error"].startswith(f"{reason}: ")
+    assert bad["round_index"] == 0
+
+
+def test_a_fault_in_a_later_round_keeps_the_chain_s_earlier_rounds(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    run(make_config("num_rounds=1", output="first"))
+    said = read_pairs(tmp_path / "first")[4]["description"]
+    words = ["generator.simulated.fault=empty", f"generator.simulated.fault_marker={said}"]
+    totals = run(make_config(*words))
+    assert (totals.num_pairs, totals.num_error_rows, totals.num_stopped) == (28, 1, 1)
+    chain = [
+        row
+        for row in read_pairs(tmp_path / "run")
+        if row["chain_id"] == read_pairs(tmp_path / "first")[4]["chain_id"]
+    ]
+    assert [bool(row["error"]) for row in chain] == [False, True]
+
+
+def test_bad_seeds_are_error_rows(make_config: MakeConfig, seed_file: Path, tmp_path: Path) -> None:
+    seed_file.write_bytes(b"one\n\ntwo\n\xff\none\n" + b"y" * 3000 + b"\nthree\n")
+    totals = run(make_config())
+    assert (totals.num_pairs, totals.num_error_rows, totals.num_stopped) == (9, 4, 8)
+    errors = [row["error"] for row in read_pairs(tmp_path / "run") if row["error"]]
+    reasons = {error.partition(":")[0] for error in errors}
+    assert reasons == {"seed_empty", "seed_not_utf8", "seed_duplicate", "seed_too_long"}
+
+
+def test_a_replica_that_is_killed_mid_batch_costs_no_row(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    simulated = "generator.simulated"
+    once = [f"{simulated}.fault=abort", f"{simulated}.fault_marker=number 6"]
+    totals = run(make_config(*once, f"{simulated}.fault_once_path={tmp_path}/died"))
+    assert (tmp_path / "died").exists()
+    assert (totals.num_pairs, totals.num_error_rows) == (30, 0)
+    assert totals.model_loads["generator"] == 2
+    run(make_config(output="calm"))
+    assert _stable(tmp_path / "run") == _stable(tmp_path / "calm")
+
+
+def test_a_dead_engine_ends_the_run_with_its_own_words(make_config: MakeConfig) -> None:
+    words = ["generator.simulated.fault=dead", "generator.simulated.fault_marker=number 6"]
+    with pytest.raises(PoolError, match="simulated death of the engine"):
+        run(make_config(*words))
+
+
+def test_a_model_that_cannot_load_ends_the_run_with_its_own_words(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "x.safetensors").write_bytes(b"not weights")
+    words = ["generator.backend=sdxl", f"generator.model={folder}"]
+    with pytest.raises(ModelLoadError, match="model_index"):
+        run(make_config(*words))
+
+
+def test_a_finished_run_is_recognised_and_nothing_runs_again(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    run(make_config())
+    calls = len(read_log(tmp_path / "draw.log"))
+    before = _stable(tmp_path / "run")
+    totals = run(make_config("pools.generator.num_replicas=2"))
+    assert totals.num_resumed == 30
+    assert totals.model_loads == {}
+    assert len(read_log(tmp_path / "draw.log")) == calls
+    assert _stable(tmp_path / "run") == before
+
+
+def test_another_config_under_the_same_output_is_refused(make_config: MakeConfig) -> None:
+    run(make_config("num_rounds=1"))
+    with pytest.raises(RunMismatchError) as caught:
+        run(make_config("num_rounds=2", "run_seed=9"))
+    assert "num_rounds: 1 -> 2" in str(caught.value)
+    assert "run_seed: 0 -> 9" in str(caught.value)
+
+
+def test_a_run_on_object_storage_is_the_same_run(
+    make_config: MakeConfig, tmp_path: Path, moto_s3: Any
+) -> None:
+    from cluster.storage import open_store
+
+    totals = run(make_config(output=moto_s3.uri))
+    assert totals.num_pairs == 30
+    store = open_store(moto_s3.uri)
+    for key in store.list(""):
+        local = tmp_path / "copy" / key
+        local.parent.mkdir(parents=True, exist_ok=True)
+        local.write_bytes(store.read(key))
+    run(make_config(output="local"))
+    assert _stable(tmp_path / "copy") == _stable(tmp_path / "local")

@@ -1,0 +1,26 @@
+"""Reads what a run left behind, without the code that wrote it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+MakeConfig = Callable[..., Any]  # conf/synergy.yaml over simulated engines, with further words
+
+
+def read_pairs(output: str | Path) -> list[dict[str, Any]]:
+    """Every committed row of a local run, by chain and round, found through its receipts."""
+    rows: list[dict[str, Any]] = []
+    for receipt in sorted(Path(output).glob("receipts/*/*.json")):
+        file = json.loads(receipt.read_text())["file"]
+        if file:
+            rows += pq.read_table(Path(output) / file, partitioning=None).to_pylist()
+    return sorted(rows, key=lambda row: (row["chain_id"], row["round_index"]))
+
+
+def read_log(path: Path, event: str = "call") -> list[dict[str, Any]]:
+    """What a simulated engine logged."""
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    return [entry for entry in entries if entry["event"] == event]
