@@ -3,7 +3,8 @@
 `run_isolated` halves a batch that fails until the bad row is alone: k bad rows of n cost at most
 min(2n - 1, 1 + 2k * ceil(log2 n)) calls. `run_rows` is the frame that every task shares.
 Limits: a row is judged bad after one lonely failure (retries of a whole batch are the pool's
-policy), and a fault that needs two certain rows side by side is not found, it is merely avoided.
+policy); a fault that needs two certain rows side by side is not found, merely avoided; and an
+engine that leaves one row out and answers another twice returns the right number: nobody can tell.
 """
 
 import logging

@@ -1,0 +1,86 @@
+import pytest
+
+from actors.backends.simulated import SimulatedConfig, caption_of, draw_image
+from actors.engines import EngineDeadError
+from actors.image_to_text import ImageToText, ImageToTextConfig, build_image_to_text
+from actors.images import decode_image, encode_image
+from actors.prompts import INSTRUCTIONS
+from actors.reasons import Reason
+from actors.records import Row
+
+
+def _rows(*prompts: str) -> list[Row]:
+    rows: list[Row] = []
+    for i, prompt in enumerate(prompts):
+        data = encode_image(draw_image(prompt, i, 32, 32)).data
+        image = {"bytes": data, "path": "x.png"}
+        rows.append({"chain_id": str(i), "image": image, "rng_seed_describe": i, "error": None})
+    return rows
+
+
+def _task(**simulated: object) -> ImageToText:
+    return build_image_to_text(
+        ImageToTextConfig(backend="simulated", simulated=SimulatedConfig(**simulated))  # type: ignore[arg-type]
+    )
+
+
+def test_every_row_gets_the_caption_of_its_own_picture() -> None:
+    rows = _task()(_rows("one", "two", "three"))
+    for i, row in enumerate(rows):
+        assert row["description"] == caption_of(decode_image(row["image"]["bytes"]), i)
+        assert row["describe_s"] >= 0.0
+        assert row["error"] is None
+    assert len({row["description"] for row in rows}) == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("raise", Reason.ENGINE_ERROR),
+        ("wrong_count", Reason.WRONG_ROW_COUNT),
+        ("empty", Reason.DESCRIPTION_EMPTY),
+    ],
+)
+def test_a_faulty_row_fails_alone_and_keeps_its_picture(fault: str, reason: Reason) -> None:
+    rows = _task(fault=fault, fault_marker="BAD")(_rows("a", "BAD", "c"))
+    assert [row["error"] is None for row in rows] == [True, False, True]
+    assert rows[1]["error"].startswith(f"{reason}: ")
+    assert "description" not in rows[1]
+    assert rows[1]["image"]["bytes"]
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (None, Reason.IMAGE_MISSING),
+        ({"bytes": None, "path": None}, Reason.IMAGE_MISSING),
+        ({"bytes": b"no picture", "path": None}, Reason.IMAGE_UNREADABLE),
+    ],
+)
+def test_a_picture_that_does_not_decode_fails_its_row(image: object, reason: Reason) -> None:
+    first, second = _rows("a", "b")
+    rows = _task()([first | {"image": image}, second])
+    assert rows[0]["error"].startswith(f"{reason}: ")
+    assert rows[1]["error"] is None
+
+
+def test_answers_are_cleaned() -> None:
+    class Chatty:
+        def describe(self, images: list, instruction: str, rng_seeds: list[int]) -> list[str]:
+            assert instruction == INSTRUCTIONS["describe-v1"].text
+            return [" a\u200b red \n star " for _ in images]
+
+    (row,) = ImageToText(Chatty(), ImageToTextConfig())(_rows("a"))
+    assert row["description"] == "a red star"
+
+
+def test_a_dead_engine_is_no_row_error() -> None:
+    with pytest.raises(EngineDeadError):
+        _task(fault="dead", fault_rate=1.0)(_rows("a"))
+
+
+def test_the_instruction_is_named_by_id_and_hash() -> None:
+    own = ImageToTextConfig(instruction_id="mine-v1", instruction="What?").instruction_used()
+    assert (own.id, own.text, len(own.sha256)) == ("mine-v1", "What?", 64)
+    with pytest.raises(ValueError, match="instruction_id"):
+        ImageToTextConfig(instruction_id="nothing")

@@ -1,0 +1,122 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from actors.images import check_image, decode_image, encode_image, image_from_floats
+from actors.reasons import Reason, RowError
+
+
+def _picture(width: int = 32, height: int = 16) -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def _reason(action, *args: object) -> Reason:  # noqa: ANN001
+    with pytest.raises(RowError) as caught:
+        action(*args)
+    return caught.value.reason
+
+
+def test_png_comes_back_bit_for_bit() -> None:
+    encoded = encode_image(_picture())
+    assert (encoded.width, encoded.height) == (32, 16)
+    assert encoded.path.endswith(".png")
+    assert decode_image(encoded.data).tobytes() == _picture().tobytes()
+
+
+@pytest.mark.parametrize(("image_format", "suffix"), [("jpeg", ".jpg"), ("webp", ".webp")])
+def test_lossy_formats_decode_and_repeat(image_format: str, suffix: str) -> None:
+    first = encode_image(_picture(), image_format, 90)
+    assert first.path.endswith(suffix)
+    assert first == encode_image(_picture(), image_format, 90)
+    assert decode_image(first.data).size == (32, 16)
+
+
+def test_metadata_does_not_travel() -> None:
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("secret", "canary")
+    buffer = io.BytesIO()
+    _picture().save(buffer, "PNG", pnginfo=notes, icc_profile=b"canary")
+    image = decode_image(buffer.getvalue())
+    assert image.info == {}
+    assert b"canary" not in encode_image(image).data
+
+
+def test_equal_pixels_give_equal_bytes_whatever_came_along() -> None:
+    image = _picture()
+    image.info["icc_profile"] = b"profile"
+    assert encode_image(image).sha256 == encode_image(_picture()).sha256
+
+
+def test_too_many_bytes_or_pixels_are_refused() -> None:
+    data = encode_image(_picture()).data
+    with pytest.raises(RowError, match="at most 10 are decoded"):
+        decode_image(data, max_bytes=10)
+    with pytest.raises(RowError, match="at most 511 pixels"):
+        decode_image(data, max_pixels=511)
+
+
+def test_a_decompression_bomb_is_told_from_its_header() -> None:
+    data = bytearray(encode_image(_picture()).data)
+    data[16:24] = (60000).to_bytes(4, "big") * 2
+    import zlib
+
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    assert _reason(decode_image, bytes(data)) == Reason.IMAGE_TOO_LARGE
+
+
+@pytest.mark.parametrize("cut", [0, 1, 20, 60, 200])
+def test_damaged_bytes_are_unreadable(cut: int) -> None:
+    assert _reason(decode_image, encode_image(_picture()).data[:cut]) == Reason.IMAGE_UNREADABLE
+
+
+@pytest.mark.parametrize("name", ["GIF", "BMP", "TIFF"])
+def test_other_formats_are_refused(name: str) -> None:
+    buffer = io.BytesIO()
+    _picture().save(buffer, name)
+    assert _reason(decode_image, buffer.getvalue()) == Reason.IMAGE_UNREADABLE
+
+
+def test_animations_are_refused() -> None:
+    buffer = io.BytesIO()
+    _picture().save(buffer, "WEBP", save_all=True, append_images=[_picture().rotate(180)])
+    assert _reason(decode_image, buffer.getvalue()) == Reason.IMAGE_UNREADABLE
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_pixels_that_are_no_numbers_are_found(bad: float) -> None:
+    pixels = np.full((4, 4, 3), 0.5)
+    pixels[1, 2, 0] = bad
+    assert _reason(image_from_floats, pixels) == Reason.IMAGE_NOT_FINITE
+
+
+def test_floats_become_bytes() -> None:
+    image = image_from_floats(np.array([[[-1.0, 0.5, 2.0]]], dtype=np.float32))
+    assert image.getpixel((0, 0)) == (0, 128, 255)
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (None, Reason.IMAGE_MISSING),
+        (b"bytes", Reason.IMAGE_MISSING),
+        (Image.new("F", (32, 16), float("nan")), Reason.IMAGE_WRONG_MODE),
+        (Image.new("RGBA", (32, 16)), Reason.IMAGE_WRONG_MODE),
+        (_picture(33), Reason.IMAGE_WRONG_SIZE),
+        (Image.new("RGB", (32, 16), (9, 9, 9)), Reason.IMAGE_BLANK),
+    ],
+)
+def test_a_picture_that_cannot_be_kept_is_named(image: object, reason: Reason) -> None:
+    assert _reason(check_image, image, 32, 16) == reason
+
+
+def test_a_picture_that_ends_too_soon_is_found() -> None:
+    lazy = Image.open(io.BytesIO(encode_image(_picture()).data[:200]))
+    assert _reason(check_image, lazy, 32, 16) == Reason.IMAGE_UNREADABLE
+
+
+def test_a_good_picture_is_returned_as_it_is() -> None:
+    image = _picture()
+    assert check_image(image, 32, 16) is image

@@ -1,0 +1,117 @@
+import hashlib
+
+import pytest
+
+from actors.backends.simulated import SimulatedConfig, draw_image, read_prompt
+from actors.engines import Drawn, EngineDeadError
+from actors.images import decode_image
+from actors.reasons import Reason, RowError
+from actors.records import Row
+from actors.text_to_image import TextToImage, TextToImageConfig, build_text_to_image
+
+
+def _rows(*prompts: str | None) -> list[Row]:
+    return [
+        {"chain_id": str(i), "prompt": prompt, "rng_seed_draw": 100 + i, "error": None}
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def _task(**simulated: object) -> TextToImage:
+    return build_text_to_image(
+        TextToImageConfig(backend="simulated", simulated=SimulatedConfig(**simulated))  # type: ignore[arg-type]
+    )
+
+
+def test_every_row_gets_the_picture_of_its_own_prompt() -> None:
+    rows = _task()(_rows("one", "two", "three"))
+    for row, prompt in zip(rows, ["one", "two", "three"], strict=True):
+        data = row["image"]["bytes"]
+        assert read_prompt(decode_image(data)) == prompt == row["prompt"]
+        assert row["image_sha256"] == hashlib.sha256(data).hexdigest()
+        assert row["image"]["path"].endswith(".png")
+        assert (row["width"], row["height"], row["is_prompt_truncated"]) == (64, 64, False)
+        assert row["draw_s"] >= 0.0
+        assert row["error"] is None
+
+
+def test_equal_seeds_give_equal_bytes_whatever_the_batch() -> None:
+    together = _task()(_rows("one", "two"))
+    alone = [row for each in _rows("one", "two") for row in _task()([each])]
+    assert [r["image_sha256"] for r in together] == [r["image_sha256"] for r in alone]
+    other = _task()([_rows("one")[0] | {"rng_seed_draw": 7}])
+    assert other[0]["image_sha256"] != together[0]["image_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("raise", Reason.ENGINE_ERROR),
+        ("wrong_count", Reason.WRONG_ROW_COUNT),
+        ("empty", Reason.IMAGE_BLANK),
+        ("broken", Reason.IMAGE_WRONG_MODE),
+        ("wrong_size", Reason.IMAGE_WRONG_SIZE),
+    ],
+)
+def test_a_faulty_row_fails_alone(fault: str, reason: Reason) -> None:
+    rows = _task(fault=fault, fault_marker="BAD")(_rows("a", "b", "BAD c", "d", "e"))
+    assert [row["error"] is None for row in rows] == [True, True, False, True, True]
+    assert rows[2]["error"].startswith(f"{reason}: ")
+    assert "image" not in rows[2]
+    assert [row["chain_id"] for row in rows] == list("01234")
+
+
+@pytest.mark.parametrize("prompt", ["", "  ", None])
+def test_an_empty_prompt_is_not_sent_to_the_engine(prompt: str | None) -> None:
+    rows = _task()(_rows("a", prompt))
+    assert [row["error"] for row in rows] == [None, "prompt_empty: nothing to draw"]
+
+
+def test_pixels_that_are_no_numbers_become_an_error_of_their_row() -> None:
+    class NanEngine:
+        def draw(self, prompts: list[str], rng_seeds: list[int]) -> list[Drawn]:
+            problem = RowError(Reason.IMAGE_NOT_FINITE, "nan")
+            good = Drawn(image=draw_image(prompts[0], rng_seeds[0], 64, 64))
+            return [good, Drawn(image=None, problem=problem)]
+
+    rows = TextToImage(NanEngine(), TextToImageConfig())(_rows("a", "b"))
+    assert [row["error"] for row in rows] == [None, "image_not_finite: nan"]
+
+
+def test_a_dead_engine_is_no_row_error() -> None:
+    with pytest.raises(EngineDeadError):
+        _task(fault="dead", fault_marker="BAD")(_rows("a", "BAD"))
+
+
+def test_no_rows_are_no_call() -> None:
+    assert _task()([]) == []
+
+
+def test_a_long_prompt_is_marked_as_cut() -> None:
+    config = TextToImageConfig(backend="simulated", width_px=8, height_px=8)
+    (row,) = build_text_to_image(config)(_rows("x" * 300))
+    assert row["is_prompt_truncated"] is True
+    assert row["prompt"] == "x" * 300
+
+
+@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
+def test_the_format_is_the_configs(image_format: str) -> None:
+    config = TextToImageConfig(backend="simulated", image_format=image_format)
+    (row,) = build_text_to_image(config)(_rows("a"))
+    assert decode_image(row["image"]["bytes"]).size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_steps", 0),
+        ("guidance_scale", -1.0),
+        ("width_px", 60),
+        ("height_px", 8192),
+        ("image_quality", 101),
+        ("image_format", "gif"),
+    ],
+)
+def test_fields_are_checked(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"field '{field}' is {value!r}"):
+        TextToImageConfig(**{field: value})  # type: ignore[arg-type]
