@@ -124,8 +124,9 @@ def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 class FaultProxy(ThreadingHTTPServer):
     """Forwards to `upstream`, asking `fault(method, path)` before each request what goes wrong.
 
-    "error": 503 and nothing done; "reset": cut before, nothing done; "lose": done, then cut;
-    "truncate": half of the answer's body; "forget": done without the If-None-Match header.
+    "error": 503 and nothing done; "conflict": 409 and nothing done; "reset": cut, nothing done;
+    "lose": done, then cut; "truncate": half of the answer's body; "forget": done without the
+    If-None-Match header.
     """
 
     daemon_threads = True
@@ -160,6 +161,9 @@ class _FaultHandler(BaseHTTPRequestHandler):
             return
         if fault == "error":
             self._answer(503, [], b"<Error><Code>SlowDown</Code></Error>")
+            return
+        if fault == "conflict":
+            self._answer(409, [], b"<Error><Code>ConditionalRequestConflict</Code></Error>")
             return
         dropped = {"if-none-match"} if fault == "forget" else set[str]()
         headers = {k: v for k, v in self.headers.items() if k.lower() not in dropped}

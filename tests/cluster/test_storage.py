@@ -74,6 +74,8 @@ def test_one_of_four_racing_processes_wins(tmp_path: Path) -> None:
     uri = str(tmp_path)
     with multiprocessing.get_context("spawn").Pool(4) as racers:
         won = racers.starmap(_race, [(uri, number) for number in range(4)])
+        racers.close()
+        racers.join()
     for turn in range(20):
         winners = [number for number in range(4) if won[number][turn]]
         assert len(winners) == 1
@@ -154,6 +156,19 @@ def test_a_lost_reply_counts_as_success_only_for_our_own_bytes(
     assert not store.put_if_absent("r/0", b"theirs")
     assert store.read("r/0") == b"ours"
     assert fault_proxy.num_faults == 2
+
+
+def test_a_conflict_of_two_writers_in_flight_is_tried_again(
+    fault_proxy: FaultProxy, moto_s3: S3Server
+) -> None:
+    """S3 answers 409 while another conditional put is under way: nothing need be there after."""
+    store = open_store(moto_s3.uri)
+    faults = ["conflict", "conflict", None, "conflict"]
+    fault_proxy.fault = lambda method, path: faults.pop(0) if method == "PUT" and faults else None
+    assert store.put_if_absent("r/0", b"ours")
+    assert not store.put_if_absent("r/0", b"theirs")
+    assert store.read("r/0") == b"ours"
+    assert not faults
 
 
 def test_errors_resets_and_lost_replies_are_ridden_out(
