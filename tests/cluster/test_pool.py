@@ -1,0 +1,273 @@
+"""Pools on a real local Ray: processes, kills, references. Policy alone: test_dispatcher.py."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from cluster.errors import ModelLoadError, PoolError
+from cluster.pool import BatchFunction, Pool, PoolConfig, Row, start_pool
+from cluster.session import SessionInfo
+
+START_S = 60.0
+SMALL = {"num_cpus": 0.1, "batch_size": 4}
+
+StartPool = Callable[..., Pool]
+
+
+@pytest.fixture
+def start(local_ray: SessionInfo) -> Iterator[StartPool]:
+    pools: list[Pool] = []
+
+    def start_one(function: BatchFunction, **config: Any) -> Pool:
+        pools.append(start_pool("generator", lambda: function, PoolConfig(**SMALL | config)))
+        return pools[-1]
+
+    yield start_one
+    for pool in pools:
+        pool.close()
+
+
+def numbered(count: int, **more: Any) -> list[Row]:
+    return [{"i": i, **more} for i in range(count)]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def wait_until(is_met: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not is_met():
+        assert time.monotonic() < deadline_s, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_two_replicas_answer_in_order_and_at_once(start: StartPool) -> None:
+    def sleep(rows: list[Row]) -> list[Row]:
+        time.sleep(0.4)
+        return [{**row, "pid": os.getpid()} for row in rows]
+
+    # Two logical GPUs and a fifth of a CPU, on a machine that need not have more.
+    pool = start(sleep, num_replicas=2, num_gpus=1)
+    pool.wait_ready(START_S, num_replicas=2)
+    started_s = time.monotonic()
+    rows = pool.run_blocking(numbered(30))
+    wall_s = time.monotonic() - started_s
+    stats = pool.stats()
+    assert [row["i"] for row in rows] == list(range(30))
+    assert {row["pid"] for row in rows} == set(stats.replica_pids)
+    assert len(stats.replica_pids) == stats.num_loads == 2
+    assert (stats.num_calls, stats.num_rows, stats.num_retries) == (8, 30, 0)
+    assert stats.busy_s >= 8 * 0.4
+    assert wall_s < 0.8 * stats.busy_s
+    assert pool.run_blocking([]) == []
+
+
+class Spy:
+    """Notes which process unpickles it."""
+
+    def __init__(self, log: str) -> None:
+        self.log = log
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickle_spy, (self.log,)
+
+
+def _unpickle_spy(log: str) -> Spy:
+    with Path(log).open("a") as out:
+        out.write(f"{os.getpid()}\n")
+    return Spy(log)
+
+
+@pytest.mark.parametrize("size_bytes", [10, 300_000])
+def test_rows_are_opened_by_the_replica_and_the_sender_only(
+    start: StartPool, tmp_path: Path, size_bytes: int
+) -> None:
+    pool = start(lambda rows: rows)
+    log = str(tmp_path / "pids")
+    pool.run_blocking([{"spy": Spy(log), "image": b"x" * size_bytes}])
+    opened_by = {int(line) for line in Path(log).read_text().split()}
+    assert opened_by == {*pool.stats().replica_pids, os.getpid()}
+
+
+def test_replica_that_dies_in_a_batch_loses_nothing(start: StartPool, tmp_path: Path) -> None:
+    marker = tmp_path / "died"
+
+    def die_once(rows: list[Row]) -> list[Row]:
+        if rows[0]["i"] == 8 and not marker.exists():
+            marker.touch()
+            os._exit(1)
+        return [{**row, "square": row["i"] ** 2} for row in rows]
+
+    pool = start(die_once)
+    rows = pool.run_blocking(numbered(40))
+    assert rows == [{"i": i, "square": i**2} for i in range(40)]
+    stats = pool.stats()
+    assert (stats.num_loads, stats.num_restarts, stats.num_rows) == (2, 1, 40)
+    assert "generator/0" in stats.last_failure
+
+
+def test_replica_killed_from_outside_is_replaced_before_the_next_batch(start: StartPool) -> None:
+    pool = start(lambda rows: rows)
+    pool.wait_ready(START_S)
+    (pid,) = pool.stats().replica_pids
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: pool.stats().num_loads == 2)
+    assert pool.run_blocking(numbered(9)) == numbered(9)
+    assert pool.stats().num_retries == 0
+
+
+def test_model_that_cannot_load_says_why_to_everyone_within_seconds(
+    local_ray: SessionInfo,
+) -> None:
+    def broken() -> BatchFunction:
+        raise OSError("no file model.safetensors in /models/sdxl")
+
+    pool = start_pool("generator", broken, PoolConfig(**SMALL))
+    started_s = time.monotonic()
+    with pytest.raises(
+        ModelLoadError, match=r"OSError: no file model\.safetensors in /models/sdxl"
+    ):
+        pool.run_blocking(numbered(2))
+    with pytest.raises(ModelLoadError, match="generator/0 could not load its model"):
+        pool.wait_ready(START_S)
+    assert time.monotonic() - started_s < 20
+    pool.close()
+
+
+def test_function_that_raises_ends_in_a_pool_error_with_its_message(start: StartPool) -> None:
+    def broken(rows: list[Row]) -> list[Row]:
+        raise RuntimeError("CUDA error: device-side assert")
+
+    pool = start(broken, max_attempts=2)
+    with pytest.raises(PoolError, match=r"after 2 attempts.*CUDA error: device-side assert"):
+        pool.run_blocking(numbered(2))
+    assert pool.stats().num_calls == 2
+
+
+def test_wrong_number_of_rows_is_a_failed_attempt(start: StartPool) -> None:
+    pool = start(lambda rows: rows[1:], max_attempts=2)
+    with pytest.raises(PoolError, match="attempt 2: returned 3 rows for 4 rows"):
+        pool.run_blocking(numbered(4))
+    assert pool.stats().num_loads == 1
+
+
+def test_call_past_its_time_is_killed_and_retried(start: StartPool, tmp_path: Path) -> None:
+    marker = tmp_path / "hung"
+
+    def hang_once(rows: list[Row]) -> list[Row]:
+        if not marker.exists():
+            marker.touch()
+            time.sleep(600)
+        return rows
+
+    pool = start(hang_once, call_timeout_s=1.0)
+    assert pool.run_blocking(numbered(3)) == numbered(3)
+    assert "call_timeout_s = 1 s" in pool.stats().last_failure
+
+
+def test_older_unit_is_served_first(start: StartPool, tmp_path: Path) -> None:
+    log = tmp_path / "served"
+
+    def note(rows: list[Row]) -> list[Row]:
+        with log.open("a") as out:
+            out.write(f"{rows[0]['unit']} ")
+        time.sleep(0.3)
+        return rows
+
+    pool = start(note, in_flight_per_replica=1)
+    pool.wait_ready(START_S)
+
+    async def send() -> None:
+        first = asyncio.ensure_future(pool.run(numbered(4, unit="first"), order=9))
+        await asyncio.to_thread(wait_until, log.exists)
+        young = asyncio.ensure_future(pool.run(numbered(8, unit="young"), order=5))
+        old = asyncio.ensure_future(pool.run(numbered(8, unit="old"), order=1))
+        await asyncio.gather(first, young, old)
+
+    asyncio.run(send())
+    assert log.read_text().split() == ["first", "old", "old", "young", "young"]
+
+
+def test_handle_works_in_tasks_and_in_async_actors(start: StartPool) -> None:
+    pool = start(lambda rows: [{**row, "is_done": True} for row in rows])
+
+    @ray.remote(num_cpus=0)
+    def task(pool: Pool) -> list[Row]:
+        return pool.run_blocking(numbered(6))
+
+    @ray.remote(num_cpus=0)
+    class Stage:
+        def __init__(self, pool: Pool) -> None:
+            self.pool = pool
+
+        async def unit(self, order: int) -> list[Row]:
+            return await self.pool.run(numbered(6), order=order)
+
+    stage: Any = Stage.remote(pool)
+    answers = ray.get([task.remote(pool), *(stage.unit.remote(order) for order in range(3))])
+    assert answers == [numbered(6, is_done=True)] * 4
+    assert pool.stats().num_loads == 1
+
+
+def test_close_leaves_no_process_and_may_be_called_again(start: StartPool) -> None:
+    pool = start(lambda rows: rows, num_replicas=2)
+    pool.wait_ready(START_S, num_replicas=2)
+    pids = pool.stats().replica_pids
+    pool.close()
+    pool.close()
+    wait_until(lambda: not any(is_alive(pid) for pid in pids))
+    with pytest.raises(PoolError, match="the dispatcher of pool 'generator' is gone"):
+        pool.run_blocking(numbered(1))
+    with pytest.raises(PoolError, match="run the same command again"):
+        pool.stats()
+
+
+def test_pool_without_resources_says_what_it_waits_for(start: StartPool) -> None:
+    pool = start(lambda rows: rows, num_gpus=99)
+    with pytest.raises(PoolError, match=r"0 of 1 replicas ready after 0\.2 s.*99 GPUs each"):
+        pool.wait_ready(0.2)
+
+
+DRIVER = """
+import time
+from cluster.pool import PoolConfig, start_pool
+from cluster.session import SessionConfig, session
+with session(SessionConfig()) as info:
+    pool = start_pool("generator", lambda: lambda rows: rows, PoolConfig(num_cpus=0.1))
+    pool.wait_ready(60)
+    print(info.is_started_here, pool.stats().replica_pids[0], flush=True)
+    time.sleep(600)
+"""
+
+
+def test_nothing_outlives_a_killed_driver(local_ray: SessionInfo) -> None:
+    address = ray.get_runtime_context().gcs_address
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER],
+        env={**os.environ, "RAY_ADDRESS": address},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert driver.stdout is not None
+        is_started_here, pid = driver.stdout.readline().split()
+        assert is_started_here == "False"
+        assert is_alive(int(pid))
+    finally:
+        driver.kill()
+        driver.wait()
+    wait_until(lambda: not is_alive(int(pid)))
