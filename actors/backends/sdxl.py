@@ -96,7 +96,8 @@ class SdxlEngine:
             latent = latent / vae.config.scaling_factor
         image = vae.decode(latent, return_dict=False)[0]
         # Clamps to [0, 1], which leaves NaN alone: image_from_floats finds it.
-        return self._pipe.image_processor.postprocess(image, output_type="np")[0]
+        processor: Any = self._pipe.image_processor
+        return processor.postprocess(image, output_type="np")[0]
 
     def _to_drawn(self, pixels: Any, is_truncated: bool) -> Drawn:
         try:
