@@ -5,10 +5,10 @@ Ray's loggers. Private knobs of Ray (pinned to one minor version) are all here, 
 reason. A cluster is joined when the config, `RAY_ADDRESS` or a Ray job names one; what is joined is
 never shut down, what is started here always is.
 
-Limits: knobs read when `ray.data` is imported have no effect if that has happened before, which is
-why this package imports Ray inside functions only. A started cluster is this machine alone, with
-token authentication and a dashboard on 127.0.0.1; stray `ray start` clusters on the machine are
-joined only by `address: auto`.
+Limits: some knobs are read once, when Ray is imported or the first dataset runs, and have no effect
+after that, which is why this package imports Ray inside functions only. A started cluster is this
+machine alone, with token authentication and a dashboard on 127.0.0.1; stray `ray start` clusters on
+the machine are joined only by `address: auto`.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
     # An asynchronous stage holds this many units (rows) at once in one task, instead of 4 (16):
-    # a stage only waits for pools, so fewer would starve them. Read when ray.data is imported.
+    # a stage only waits for pools, so fewer would starve them. Read when the first dataset runs.
     "RAY_DATA_DEFAULT_ASYNC_BATCH_UDF_MAX_CONCURRENCY": "64",
     "RAY_DATA_DEFAULT_ASYNC_ROW_UDF_MAX_CONCURRENCY": "64",
     # Nothing is sent anywhere.
@@ -111,7 +111,7 @@ def session(config: SessionConfig, *, num_gpus_needed: float = 0.0) -> Generator
                 yield info
             return
         if address is None:
-            check_gpus(num_gpus_needed, _planned(config), config.can_autoscale)
+            check_gpus(num_gpus_needed, plan_session(config), config.can_autoscale)
         _connect(ray, config, address)
         try:
             info = _describe(ray, is_started_here=address is None)
@@ -138,6 +138,17 @@ def check_gpus(needed: float, info: SessionInfo, can_autoscale: bool) -> None:
     )
 
 
+def unwrapped(error: BaseException) -> BaseException:
+    """What a task or stage really raised: Ray's wrapper has the worker's traceback as message."""
+    cause = getattr(error, "cause", None)
+    if not isinstance(cause, BaseException):
+        return error
+    if cause.args and isinstance(cause.args[0], str):
+        # Ray Data appends a paragraph on its retries, which are off, to the message itself.
+        cause.args = (cause.args[0].partition("\nFailed to apply UDF")[0], *cause.args[1:])
+    return cause
+
+
 @contextlib.contextmanager
 def prepared_environment(*, is_local: bool) -> Generator[None]:
     """`ENVIRONMENT`, and tokens for a cluster started here; what is set is unset afterwards."""
@@ -148,8 +159,8 @@ def prepared_environment(*, is_local: bool) -> Generator[None]:
         # Ray read its configuration at import; without this the driver would speak to its own
         # cluster without a token. Ray's own switch (authentication_token_setup) does the same.
         importlib.import_module("ray._raylet").Config.initialize("")
-    if "ray.data" in sys.modules and any(key.startswith("RAY_DATA_") for key in added):
-        logger.debug("ray.data was imported before the session: its knobs stay")
+    if "ray.data._internal.planner.plan_udf_map_op" in sys.modules:
+        logger.debug("a dataset ran before the session: its knobs of concurrency stay")
     try:
         yield
     finally:
@@ -199,7 +210,7 @@ def _probe(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
 
 
-def _planned(config: SessionConfig) -> SessionInfo:
+def plan_session(config: SessionConfig) -> SessionInfo:
     """What a local Ray would have, found out without starting it."""
     num_cpus = config.num_cpus or os.cpu_count() or 1
     num_gpus = _count_gpus() if config.num_gpus is None else config.num_gpus

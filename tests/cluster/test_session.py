@@ -1,0 +1,169 @@
+"""What a session changes, puts back, starts and leaves alone."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import ray
+import ray.data
+
+from cluster.errors import PoolError
+from cluster.session import (
+    DATA_SETTINGS,
+    ENVIRONMENT,
+    SessionConfig,
+    SessionInfo,
+    _address_of,
+    _probe,
+    check_gpus,
+    prepared_environment,
+    session,
+    unwrapped,
+)
+
+NICENESS = "RAY_worker_niceness"
+
+
+@pytest.fixture
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for key in (*ENVIRONMENT, "RAY_AUTH_MODE", "RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        monkeypatch.delenv(key, raising=False)
+    return monkeypatch
+
+
+def test_address_comes_from_the_config_the_environment_or_the_job(
+    clean_environment: pytest.MonkeyPatch,
+) -> None:
+    assert _address_of(SessionConfig()) is None
+    clean_environment.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert _address_of(SessionConfig()) == "auto"
+    clean_environment.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert _address_of(SessionConfig()) == "10.0.0.1:6379"
+    assert _address_of(SessionConfig(address="ray://head:10001")) == "ray://head:10001"
+
+
+def test_environment_is_set_inside_and_gone_outside(clean_environment: pytest.MonkeyPatch) -> None:
+    with prepared_environment(is_local=True):
+        assert {key: os.environ[key] for key in ENVIRONMENT} == dict(ENVIRONMENT)
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert not {*ENVIRONMENT, "RAY_AUTH_MODE"} & os.environ.keys()
+
+
+def test_environment_of_the_user_is_kept(clean_environment: pytest.MonkeyPatch) -> None:
+    clean_environment.setenv(NICENESS, "7")
+    with prepared_environment(is_local=False):
+        assert os.environ[NICENESS] == "7"
+        assert "RAY_AUTH_MODE" not in os.environ  # a joined cluster has its own
+    assert os.environ[NICENESS] == "7"
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [("127.0.0.1:1", "refused"), ("http://127.0.0.1:8265", "for `ray job submit` only")],
+)
+def test_wrong_address_is_noticed_at_once(address: str, message: str) -> None:
+    with pytest.raises(ConnectionError, match=message):
+        _probe(address)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("num_cpus", 0), ("num_gpus", -1), ("object_store_bytes", 1000)]
+)
+def test_config_names_the_wrong_field_and_its_value(field: str, value: int) -> None:
+    with pytest.raises(ValueError, match=f"field '{field}' of the session is {value}"):
+        SessionConfig(**{field: value})  # type: ignore[arg-type]
+
+
+def test_too_few_gpus_are_refused_with_both_numbers_and_a_way_out() -> None:
+    here = SessionInfo(is_started_here=True, num_cpus=2, num_gpus=1)
+    with pytest.raises(
+        ValueError, match=r"ask for 2\.5 GPUs and this machine has 1: lower num_rep"
+    ):
+        check_gpus(2.5, here, can_autoscale=False)
+    check_gpus(2.5, here, can_autoscale=True)
+    check_gpus(0.1 * 10, here, can_autoscale=False)
+    there = SessionInfo(is_started_here=False, num_cpus=2, num_gpus=0)
+    with pytest.raises(ValueError, match="the cluster has 0"):
+        check_gpus(1, there, can_autoscale=False)
+
+
+def test_session_inside_a_running_ray_changes_only_the_context_and_leaves_it(
+    local_ray: SessionInfo,
+) -> None:
+    before = ray.data.DataContext.get_current()
+    before.execution_no_progress_timeout_s = 77
+    with session(SessionConfig(num_gpus=1), num_gpus_needed=4) as info:
+        assert (info.is_started_here, info.num_cpus, info.num_gpus) == (False, 2, 4)
+        inside = ray.data.DataContext.get_current()
+        assert {name: getattr(inside, name) for name in DATA_SETTINGS} == dict(DATA_SETTINGS)
+    assert ray.data.DataContext.get_current() is before
+    assert before.execution_no_progress_timeout_s == 77
+    assert ray.is_initialized()
+    with pytest.raises(ValueError, match="ask for 5 GPUs and the cluster has 4"):
+        session(SessionConfig(), num_gpus_needed=5).__enter__()
+
+
+def test_pool_error_in_a_task_is_found_under_rays_wrapping(local_ray: SessionInfo) -> None:
+    @ray.remote(num_cpus=0)
+    def fail() -> None:
+        raise PoolError("replicas exhausted")
+
+    with pytest.raises(PoolError) as caught:
+        ray.get(fail.remote())
+    assert str(unwrapped(caught.value)) == "replicas exhausted"
+    plain = OSError("no wrapping")
+    assert unwrapped(plain) is plain
+
+
+LOCAL = """
+import os, sys, time
+from cluster.errors import PoolError
+from cluster.session import ENVIRONMENT, SessionConfig, session, unwrapped
+
+started_s = time.monotonic()
+try:
+    with session(SessionConfig(num_gpus=1), num_gpus_needed=2):
+        raise AssertionError
+except ValueError as error:
+    assert "ask for 2 GPUs and this machine has 1" in str(error), error
+assert time.monotonic() - started_s < 5, "a refusal must not wait for Ray"
+
+with session(SessionConfig(num_cpus=2, num_gpus=2, has_dashboard=False), num_gpus_needed=2) as info:
+    import ray
+    assert (info.is_started_here, info.num_cpus, info.num_gpus) == (True, 2, 2), info
+    assert os.path.isdir(info.logs_path) and info.dashboard_url == "", info
+    from ray._raylet import AuthenticationMode, get_authentication_mode
+    assert get_authentication_mode() == AuthenticationMode.TOKEN
+    from ray.data._internal.planner import plan_udf_map_op
+    assert plan_udf_map_op.DEFAULT_ASYNC_BATCH_UDF_MAX_CONCURRENCY == 64
+
+    @ray.remote(num_cpus=0)
+    def niceness():
+        print("CHATTER")
+        return os.nice(0)
+    assert ray.get(niceness.remote()) == os.nice(0)
+
+    def fail(batch):
+        raise PoolError("replicas exhausted")
+    try:
+        ray.data.range(4).map_batches(fail).materialize()
+    except PoolError as error:
+        assert str(unwrapped(error)) == "replicas exhausted"
+assert not ray.is_initialized()
+assert ray.data.DataContext.get_current().enable_progress_bars
+assert not set(ENVIRONMENT) & set(os.environ)
+print("DONE")
+"""
+
+
+def test_started_ray_is_quiet_private_and_gone_afterwards(
+    clean_environment: pytest.MonkeyPatch,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOCAL], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "DONE\n", done.stderr
+    assert "Traceback" not in done.stderr
+    assert "CHATTER" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 2, done.stderr
