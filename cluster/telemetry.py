@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +209,7 @@ def table(lines: Iterable[StageLine]) -> Table:
     grid.add_row("stage", "", "rows", "rows/s", "left", "errors", style="dim")
     for line in lines:
         grid.add_row(
-            line.stage,
+            Text(line.stage),  # as markup, "[r0]" would be a style
             ProgressBar(total=max(line.num_total, 1), completed=line.num_done, width=24),
             f"{line.num_done}/{line.num_total}",
             "-" if line.rate is None else f"{line.rate:.3g}",
