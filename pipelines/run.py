@@ -33,6 +33,7 @@ from cluster.storage import Store, open_store
 from cluster.telemetry import Board, Progress, start_board
 from pipelines import seeds as seed_tables
 from pipelines.run_totals import Totals, reconcile
+from pipelines.stages import STAGE_CPUS
 from pipelines.synergy import (
     Models,
     Pools,
@@ -132,7 +133,11 @@ def execute(job: Job, units: list[Unit], num_chains: int, before: list[Receipt])
         _watch(job, num_chains, before) as board,
     ):
         source = UnitSource(units, config.is_loop, job.ledger)
-        chains = ray.data.read_datasource(source, override_num_blocks=len(units))
+        # With the default of a whole CPU a read, replicas that filled a small machine starved the
+        # reads: one unit got through and the run stood still.
+        chains = ray.data.read_datasource(
+            source, override_num_blocks=len(units), num_cpus=STAGE_CPUS
+        )
         done = build(
             chains,
             Pools(generator=draws, captioner=describes),

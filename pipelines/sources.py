@@ -27,6 +27,8 @@ from cluster.errors import StoreError
 from cluster.storage import open_store
 from pipelines.author import AuthorConfig
 
+# A seed file that cannot be reached is said within 5 s of the start.
+READ_TIMEOUT_S = 4.0
 SUFFIXES = (".txt", ".jsonl", ".csv", ".parquet")
 
 
@@ -69,7 +71,10 @@ def read_seeds(config: SeedsConfig) -> list[RawSeed]:
     assert config.path is not None
     folder, _, name = config.path.rpartition("/")
     try:
-        data = open_store(folder or ("." if name == config.path else "/")).read(name)
+        store = open_store(
+            folder or ("." if name == config.path else "/"), retry_timeout_s=READ_TIMEOUT_S
+        )
+        data = store.read(name)
     except (FileNotFoundError, StoreError, OSError) as error:
         raise ValueError(
             f"field 'seeds.path' is {config.path!r}: cannot be read: {error}"

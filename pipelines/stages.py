@@ -44,11 +44,11 @@ class RowPool(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class StagesConfig:
-    """How Ray Data runs the stages.
+    """How Ray Data runs the stages; the pairs are the same.
 
-    `actor`: each stage is an operator and a process of its own, and the dashboard shows every
-    round. `task`: Ray Data fuses neighbours into one operator that walks a unit through all rounds:
-    fewest processes. The results are the same.
+    `actor`: each stage is an operator and a process of its own, and the dashboard shows the rows of
+    every round apart. `task`: Ray Data fuses them into one operator, named after all of them, that
+    walks a unit through all rounds: fewest processes, so it starts sooner where cores are few.
     """
 
     kind: Literal["task", "actor"] = "actor"

@@ -80,7 +80,7 @@ def test_pairs_do_not_depend_on_replicas_batches_or_kind_of_stage(
     run(make_config(output="a"))
     many = ["pools.generator.num_replicas=3", "pools.captioner.num_replicas=2"]
     run(make_config(*many, "pools.generator.batch_size=3", output="b"))
-    run(make_config("stages.kind=task", output="c"))
+    run(make_config("stages.kind=actor", output="c"))
     assert _stable(tmp_path / "a") == _stable(tmp_path / "b") == _stable(tmp_path / "c")
     run(make_config("unit_size=7", output="d"))
     no_unit = [column for column in STABLE if column != "unit_id"]
