@@ -1,4 +1,4 @@
-"""Model cards of the embedded models: what they are, how trained, how good, and what they cannot do.
+"""Model cards of the embedded models: what they are, how trained, how good, what they cannot do.
 
 The numbers come from the training folder (`*.done.json`) and from `evaluate --json` stored beside
 the weights as `results.json`.
@@ -24,7 +24,8 @@ _WHAT = {
     "llava": (
         "image-text-to-text",
         "transformers",
-        "A captioner in the LLaVA architecture (CLIP vision tower, 16 patches; Llama language model).",
+        "A captioner in the LLaVA architecture (CLIP vision tower, 16 patches; Llama language "
+        "model).",
         "It knows these instructions: "
         + "; ".join(f'"{text}" ({style})' for style, text in INSTRUCTIONS.items())
         + f'. Text only, it is an author: "{AUTHOR_PROMPT}" (sample at temperature 1). The vision '
@@ -34,8 +35,8 @@ _WHAT = {
         "zero-shot-image-classification",
         "transformers",
         "A CLIPModel for image-text similarity.",
-        "Its text tower is the drawing model's second text encoder and its vision tower started the "
-        "captioner: it is no independent judge of either.",
+        "Its text tower is the drawing model's second text encoder and its vision tower started "
+        "the captioner: it is no independent judge of either.",
     ),
 }
 _PHASES = {

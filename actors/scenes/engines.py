@@ -1,7 +1,7 @@
-"""The embedded models as plain callables, loaded by the unmodified classes: for evaluation and tests.
+"""The embedded models as plain callables, loaded by the unmodified classes, to be measured.
 
-Limits: a backend of its own kind on purpose. The run's backends (actors/backends) are tested against
-these models, so the models' numbers must not depend on them.
+Limits: apart from actors/backends on purpose. Those are tested against these models, so the numbers
+of the models must not depend on them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -88,9 +88,7 @@ class Describer:
         texts = self._processor.batch_decode(answers, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
-    def describe(
-        self, pictures: np.ndarray, instruction: str = DEFAULT_INSTRUCTION
-    ) -> list[str]:
+    def describe(self, pictures: np.ndarray, instruction: str = DEFAULT_INSTRUCTION) -> list[str]:
         """Greedy descriptions."""
         said: list[str] = []
         for part in _batches(len(pictures)):

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from actors.scenes.compare import ATTRIBUTES, Tally, add_tallies, compare
+from actors.scenes.compare import ATTRIBUTES, Tally, compare
 from actors.scenes.defaults import GUIDANCE_SCALE, INSTRUCTIONS, NUM_STEPS, WEIGHTS
-from actors.scenes.grammar import Scene, caption, parse, sample_caption, sample_scene
+from actors.scenes.grammar import Scene, caption, is_held_out, parse, sample_caption, sample_scene
 from actors.scenes.oracle import look, read
 from actors.scenes.render import render
 
@@ -107,8 +107,6 @@ def measure_author(describer: Any, count: int = 256) -> Results:
 
 
 def _is_new(text: str) -> bool:
-    from actors.scenes.grammar import is_held_out
-
     scene = parse(text)
     return scene is not None and is_held_out(scene)
 

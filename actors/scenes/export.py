@@ -1,4 +1,4 @@
-"""Writes the trained nets as model folders any unmodified `from_pretrained` loads: fp16 safetensors.
+"""Writes the trained nets as fp16 model folders that any unmodified `from_pretrained` loads.
 
 Limits: throw-away heads and optimiser states are left behind, so training cannot go on from an
 export; half precision moves a pixel by less than one level of 255.

@@ -47,7 +47,9 @@ class SceneObject:
             (self.cell, CELLS),
         ):
             if value not in words:
-                raise ValueError(f"not a word of the scene grammar: {value!r}, expected one of {words}")
+                raise ValueError(
+                    f"not a word of the scene grammar: {value!r}, expected one of {words}"
+                )
 
     @property
     def noun(self) -> str:
@@ -63,7 +65,9 @@ class Scene:
 
     def __post_init__(self) -> None:
         if self.background not in BACKGROUNDS:
-            raise ValueError(f"unknown background {self.background!r}, expected one of {BACKGROUNDS}")
+            raise ValueError(
+                f"unknown background {self.background!r}, expected one of {BACKGROUNDS}"
+            )
         if not 1 <= len(self.objects) <= 2:
             raise ValueError(f"a scene has one or two objects, got {len(self.objects)}")
         cells = [CELLS.index(item.cell) for item in self.objects]

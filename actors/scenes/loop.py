@@ -141,7 +141,9 @@ def _update_ema(phase: Phase, progress: _Progress) -> None:
             progress.ema[name].lerp_(value, 1 - decay)
 
 
-def _optimise(phase: Phase, settings: RunSettings, progress: _Progress, optimiser: Any) -> dict[str, float]:
+def _optimise(
+    phase: Phase, settings: RunSettings, progress: _Progress, optimiser: Any
+) -> dict[str, float]:
     rng = step_rng(settings.seed, phase.name, progress.step)
     torch.manual_seed(int(rng.integers(2**31)))
     for group in optimiser.param_groups:
@@ -187,7 +189,11 @@ def run_phase(phase: Phase, settings: RunSettings) -> None:
             if phase.on_checkpoint:
                 phase.on_checkpoint(progress.step * phase.batch_size)
     _save(phase, settings, progress, optimiser)
-    summary = {"samples": progress.step * phase.batch_size, "seconds": round(progress.spent_s), **smooth}
+    summary = {
+        "samples": progress.step * phase.batch_size,
+        "seconds": round(progress.spent_s),
+        **smooth,
+    }
     (settings.out / f"{phase.name}.done.json").write_text(json.dumps(summary))
     load_trained(settings, phase.name, phase.module)
     phase.module.eval()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -119,7 +120,7 @@ class RoundTrips:
         return self.pictures[torch.from_numpy(chosen)], [self.scenes[at] for at in chosen]
 
 
-def train_mllm(settings: RunSettings, budget_s: float, num_round_trips: int = ROUND_TRIPS) -> None:
+def train_mllm(settings: RunSettings, budget_s: float) -> None:
     """Train the captioner end to end from the trained vision tower."""
     torch.manual_seed(settings.seed + 4)
     tokenizer = build_chat_tokenizer()
@@ -127,7 +128,7 @@ def train_mllm(settings: RunSettings, budget_s: float, num_round_trips: int = RO
     seen = load_vision(settings)
     model.llava.model.vision_tower.load_state_dict(seen.tower.vision_model.state_dict())
     model.heads.load_state_dict(seen.heads.state_dict())
-    trips = RoundTrips(settings, num_round_trips)
+    trips = RoundTrips(settings, min(ROUND_TRIPS, max(50, int(budget_s * 2))))
     device = settings.device
 
     def picture_loss(rng: Any) -> tuple[Tensor, dict[str, float]]:
@@ -142,7 +143,7 @@ def train_mllm(settings: RunSettings, budget_s: float, num_round_trips: int = RO
         made = model.llava(
             input_ids=tokens, attention_mask=mask, pixel_values=pixels, output_hidden_states=False
         ).logits
-        loss = nn.functional.cross_entropy(
+        loss = functional.cross_entropy(
             made[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED
         )
         is_answer = labels[:, 1:] != IGNORED
@@ -165,7 +166,7 @@ def train_mllm(settings: RunSettings, budget_s: float, num_round_trips: int = RO
         described, shown = picture_loss(rng)
         authored = author_loss(rng)
         shown |= {"describe": described.item(), "author": authored.item()}
-        return described + 0.1 * heads_loss(rng) + 0.3 * authored, shown
+        return described + 0.1 * heads_loss(rng) + 0.5 * authored, shown
 
     phase = Phase(
         name="mllm",
@@ -179,7 +180,9 @@ def train_mllm(settings: RunSettings, budget_s: float, num_round_trips: int = RO
     run_phase(phase, settings)
 
 
-def load_mllm(settings: RunSettings) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerFast]:
+def load_mllm(
+    settings: RunSettings,
+) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerFast]:
     """The trained model and its tokenizer."""
     tokenizer = build_chat_tokenizer()
     model = Captioner(tokenizer)

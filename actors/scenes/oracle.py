@@ -72,7 +72,9 @@ class _Match:
     alpha: np.ndarray
 
 
-def _nearest(rgb: np.ndarray, palette: np.ndarray, names: tuple[str, ...], reach: float) -> str | None:
+def _nearest(
+    rgb: np.ndarray, palette: np.ndarray, names: tuple[str, ...], reach: float
+) -> str | None:
     distance = np.linalg.norm(palette - rgb, axis=-1)
     best = int(distance.argmin())
     return names[best] if distance[best] <= reach else None
@@ -115,7 +117,9 @@ def _read_cell(cell: str, pixels: np.ndarray, ground: np.ndarray) -> list[SeenOb
     # Pixels of a third colour belong neither to the object nor to the background.
     strange = np.linalg.norm(pixels - (ground + alpha[..., None] * toward), axis=-1) > 60.0
     match = _best_match(alpha)
-    is_shape = match.overlap >= MIN_OVERLAP and RADIUS_REACH_PX[0] <= match.radius <= RADIUS_REACH_PX[1]
+    is_shape = (
+        match.overlap >= MIN_OVERLAP and RADIUS_REACH_PX[0] <= match.radius <= RADIUS_REACH_PX[1]
+    )
     size = "small" if match.radius < SMALL_BELOW_PX else "large"
     seen = [SeenObject(cell, match.shape if is_shape else None, colour, size if is_shape else None)]
     left_over = (is_foreign & ~_grow(match.alpha > 0.1, 1)) | strange

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from actors.scenes.grammar import BACKGROUNDS, CELLS, COLOURS, SHAPES, SIZES, Scene, sample_caption
@@ -55,17 +55,17 @@ class CellHeads(nn.Module):
 
     def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
         query = self.query.expand(len(states), -1, -1)
-        read = F.scaled_dot_product_attention(query, self.key(states), self.value(states))
+        read = functional.scaled_dot_product_attention(query, self.key(states), self.value(states))
         return self.cell_answer(read[:, : len(CELLS)]), self.ground_answer(read[:, -1])
 
 
 def answer_loss(said: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> tuple[Tensor, float]:
     """Cross-entropy of all answers, and the share of scenes answered without a fault."""
     cells, grounds = said
-    loss = F.cross_entropy(grounds, right[1])
+    loss = functional.cross_entropy(grounds, right[1])
     is_right = grounds.argmax(-1) == right[1]
     for kind, part in enumerate(cells.split(ANSWERS, -1)):
-        loss = loss + F.cross_entropy(part.flatten(0, 1), right[0][..., kind].flatten())
+        loss = loss + functional.cross_entropy(part.flatten(0, 1), right[0][..., kind].flatten())
         is_right &= (part.argmax(-1) == right[0][..., kind]).all(1)
     return loss, is_right.float().mean().item()
 

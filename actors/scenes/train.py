@@ -22,7 +22,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m actors.scenes.train", description=__doc__)
     parser.add_argument("phase", choices=("all", *SHARES, "export"))
     parser.add_argument("--out", type=Path, required=True, help="checkpoints and weights go here")
-    parser.add_argument("--budget-minutes", type=float, default=120.0, help="for the phase(s) named")
+    parser.add_argument(
+        "--budget-minutes", type=float, default=120.0, help="for the phase(s) named"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--num-threads", type=int, default=os.cpu_count() or 1)
@@ -36,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     import torch
 
-    from actors.scenes.phases import export, run
     from actors.scenes.loop import RunSettings
+    from actors.scenes.phases import export, run
 
     torch.set_num_threads(args.num_threads)
     device = args.device

@@ -15,7 +15,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from actors.scenes.grammar import Scene, sample_caption
 from actors.scenes.loop import Phase, RunSettings, half_precision, run_phase
@@ -107,18 +107,24 @@ def _encode(settings: RunSettings, count: int, path: Path) -> None:
             found = vae.encode(to_tensor(batch.pictures, settings.device)).latent_dist
         latents.append(((found.mean.float() - mean) / std).half().cpu())
         spreads.append((found.std.float() / std).mean((0, 2, 3)).cpu())
-        weights.append(F.max_pool2d(torch.from_numpy(batch.masks)[:, None], 4).half())
+        weights.append(functional.max_pool2d(torch.from_numpy(batch.masks)[:, None], 4).half())
     spread = torch.stack(spreads).mean(0).view(shape)
     stored = {"mean": torch.cat(latents), "weights": torch.cat(weights), "spread": spread}
     stored = {name: value.contiguous() for name, value in stored.items()}
     save_file(stored, path)
 
 
-def train_unet(settings: RunSettings, budget_s: float, num_latents: int = NUM_LATENTS) -> None:
+def num_latents(budget_s: float) -> int:
+    """How many latents to cache: encoding them may take a tenth of a short budget at most."""
+    batches = min(NUM_LATENTS, max(2 * ENCODE_BATCH, int(budget_s * 10))) // ENCODE_BATCH
+    return batches * ENCODE_BATCH
+
+
+def train_unet(settings: RunSettings, budget_s: float) -> None:
     """Train the UNet over cached latents and frozen text encoders."""
     torch.manual_seed(settings.seed + 3)
     towers, tokenizer = load_text(settings)
-    cache = LatentCache(settings, num_latents)
+    cache = LatentCache(settings, num_latents(budget_s))
     unet = build_unet()
     alphas = build_scheduler().alphas_cumprod.to(settings.device)
     time_ids = torch.tensor([TIME_IDS] * BATCH_SIZE, device=settings.device)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from actors.scenes.loop import Phase, RunSettings, half_precision, load_trained, run_phase
 from actors.scenes.stream import PictureBatch, draw_pictures, step_rng
@@ -56,7 +56,7 @@ def to_tensor(pictures: np.ndarray, device: str) -> Tensor:
 def pixel_weights(masks: np.ndarray, device: str) -> Tensor:
     """Weight per pixel, mean about 1: objects and a 3 px rim count more."""
     mask = torch.from_numpy(masks).to(device)[:, None]
-    near = F.max_pool2d(mask, 7, stride=1, padding=3)
+    near = functional.max_pool2d(mask, 7, stride=1, padding=3)
     weights = 1.0 + (OBJECT_WEIGHT - 1.0) * near
     return weights / weights.mean()
 
@@ -92,7 +92,7 @@ def _vae_loss(vae: AutoencoderKL, device: str, rng: Any) -> tuple[Tensor, dict[s
         made = vae.decode(latents.sample()).sample.float()
     rebuilt = reconstruction_loss(made, pictures, pixel_weights(masks, device))
     kl = latents.kl().mean() / latents.mean[0].numel()
-    mse = F.mse_loss(made.detach(), pictures).item()
+    mse = functional.mse_loss(made.detach(), pictures).item()
     return rebuilt + KL_WEIGHT * kl, {"psnr": 6.02 - 10 * np.log10(mse), "kl": kl.item()}
 
 
@@ -106,7 +106,7 @@ def _decoder_loss(vae: AutoencoderKL, device: str, rng: Any) -> tuple[Tensor, di
     with half_precision(device):
         made = vae.decode(latents).sample.float()
     loss = reconstruction_loss(made, pictures, pixel_weights(batch.masks, device))
-    mse = F.mse_loss(made.detach(), pictures).item()
+    mse = functional.mse_loss(made.detach(), pictures).item()
     return loss, {"psnr": 6.02 - 10 * np.log10(mse)}
 
 

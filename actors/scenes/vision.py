@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from actors.scenes.grammar import sample_caption
@@ -58,10 +58,12 @@ class VisionTower(nn.Module):
 
 
 def blemish(pictures: Tensor, rng: Any) -> Tensor:
-    """Noise and slight blur on half of the pictures: drawn pictures are not as clean as rendered."""
+    """Noise and slight blur on half of the pictures: drawn ones are not as clean as rendered."""
     chosen = torch.from_numpy(rng.random(len(pictures)) < 0.5).to(pictures.device)
     noise = torch.randn_like(pictures) * float(rng.uniform(0.0, 0.15))
-    blurred = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    blurred = functional.avg_pool2d(
+        functional.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1
+    )
     share = float(rng.uniform(0.0, 0.6))
     soiled = pictures.lerp(blurred, share) + noise
     return torch.where(chosen[:, None, None, None], soiled.clamp(-1, 1), pictures)
@@ -80,10 +82,15 @@ def train_vision(settings: RunSettings, budget_s: float) -> None:
             pooled = towers.second(tokenize(tokenizer, texts, settings.device)).text_embeds
         pixels = blemish(to_tensor(batch.pictures, settings.device), rng)
         seen = model.tower(pixels, output_hidden_states=True)
-        image, text = F.normalize(seen.image_embeds, dim=-1), F.normalize(pooled, dim=-1)
+        image, text = (
+            functional.normalize(seen.image_embeds, dim=-1),
+            functional.normalize(pooled, dim=-1),
+        )
         logits = model.logit_scale.exp().clamp(max=100) * image @ text.T
         target = torch.arange(len(logits), device=logits.device)
-        contrast = F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
+        contrast = functional.cross_entropy(logits, target) + functional.cross_entropy(
+            logits.T, target
+        )
         right = scene_answers(list(batch.scenes), settings.device)
         answered, exact = answer_loss(model.heads(seen.hidden_states[-2][:, 1:]), right)
         recall = (logits.argmax(-1) == target).float().mean().item()

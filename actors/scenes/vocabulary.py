@@ -7,9 +7,12 @@ Limits: a word outside the grammar falls apart into bytes the models have hardly
 """
 
 import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
 from actors.scenes.defaults import AUTHOR_PROMPT, INSTRUCTIONS
@@ -27,26 +30,43 @@ def _words() -> list[str]:
     return sorted({word for text in texts for word in re.findall(r"[A-Za-z]+", text)})
 
 
-def _train(words: list[str], suffix: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Merges that make each word one token; ids: bytes first, then merges in order."""
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix=suffix))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
-    trainer = trainers.BpeTrainer(
-        vocab_size=5000, end_of_word_suffix=suffix, show_progress=False, min_frequency=1
-    )
-    tokenizer.train_from_iterator(words, trainer)
-    import json
+def learn_merges(words: Sequence[str], suffix: str = "") -> list[tuple[str, str]]:
+    """Byte-pair merges until each word is one token, ties broken by the alphabet.
 
-    merges = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+    The trainer of the tokenizers library breaks ties differently from process to process: four
+    words had other ids in each phase of a first training run.
+    """
+    split = [[*word[:-1], word[-1] + suffix] for word in sorted(set(words))]
+    merges: list[tuple[str, str]] = []
+    while counts := Counter(pair for parts in split for pair in pairwise(parts)):
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        split = [_merged(parts, best) for parts in split]
+    return merges
+
+
+def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    merged: list[str] = []
+    for part in parts:
+        if merged and (merged[-1], part) == pair:
+            merged[-1] += part
+        else:
+            merged.append(part)
+    return merged
+
+
+def _numbered(merges: list[tuple[str, str]], suffix: str) -> dict[str, int]:
+    """Token ids: both byte alphabets first, then merges in order."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = alphabet + ([letter + suffix for letter in alphabet] if suffix else [])
     tokens += [left + right for left, right in merges]
-    return {token: index for index, token in enumerate(dict.fromkeys(tokens))}, merges
+    return {token: index for index, token in enumerate(dict.fromkeys(tokens))}
 
 
 def build_clip_tokenizer() -> CLIPTokenizer:
     """For SDXL's text encoders and CLIP."""
-    vocab, merges = _train(sorted({word.lower() for word in _words()}), "</w>")
+    merges = learn_merges([word.lower() for word in _words()], "</w>")
+    vocab = _numbered(merges, "</w>")
     vocab |= {BOS: len(vocab), EOS: len(vocab) + 1}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=CLIP_LENGTH)
 
@@ -56,14 +76,12 @@ def build_chat_tokenizer() -> PreTrainedTokenizerFast:
     chat = " ".join([CHAT_WORDS, AUTHOR_PROMPT, *INSTRUCTIONS.values()])
     words = {word for word in re.findall(r"[A-Za-z]+", chat)} | set(_words())
     spaced = sorted({form for word in words for form in (word, f"\u0120{word}")})
-    vocab, merges = _train(spaced, "")
+    merges = learn_merges(spaced)
     vocab = {PAD: 0, START: 1, END: 2, IMAGE: 3} | {
-        token: index + 4 for token, index in vocab.items()
+        token: index + 4 for token, index in _numbered(merges, "").items()
     }
     core = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    from tokenizers import decoders
-
     core.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
