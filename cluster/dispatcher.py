@@ -257,7 +257,7 @@ class Dispatcher:
 
     async def _keep_time(self) -> None:
         timeout_s = self._config.call_timeout_s
-        while True:
+        while self._failure is None:
             await asyncio.sleep(min(1.0, timeout_s / 5))
             now_s = asyncio.get_running_loop().time()
             for slot in self._slots.values():

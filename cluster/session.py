@@ -134,7 +134,7 @@ def check_gpus(needed: float, info: SessionInfo, can_autoscale: bool) -> None:
     raise ValueError(
         f"the pools ask for {needed:g} GPUs and {place} has {info.num_gpus:g}: lower num_replicas "
         "or num_gpus of a pool (a fraction lets several replicas share one GPU), or set "
-        "session.can_autoscale=true if a cluster brings GPUs on demand"
+        "cluster.can_autoscale=true if a cluster brings GPUs on demand"
     )
 
 
@@ -195,7 +195,7 @@ def _connect(ray: Any, config: SessionConfig, address: str | None) -> None:
     except (OSError, RuntimeError, ray.exceptions.AuthenticationError) as error:
         cause = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"no Ray cluster answers at address {address!r} ({cause}): correct session.address, "
+            f"no Ray cluster answers at address {address!r} ({cause}): correct cluster.address, "
             "RAY_ADDRESS or RAY_AUTH_TOKEN_PATH, or unset them to start Ray on this machine"
         ) from error
 
@@ -263,7 +263,8 @@ def _warnings_only(chatty: logging.Logger) -> Generator[None]:
     def is_warning(record: logging.LogRecord) -> bool:
         return record.levelno == logging.WARNING
 
-    handlers = [h for h in chatty.handlers if isinstance(h, logging.StreamHandler)]
+    console: Any = importlib.import_module("ray._private.log").PlainRayHandler
+    handlers = [h for h in chatty.handlers if isinstance(h, console)]  # and no handler of others
     for handler in handlers:
         handler.addFilter(is_warning)
     try:

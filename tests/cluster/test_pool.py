@@ -6,15 +6,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
+from cluster.dispatcher import Outcome
 from cluster.errors import ModelLoadError, PoolError
-from cluster.pool import BatchFunction, Pool, PoolConfig, Row, start_pool
+from cluster.pool import BatchFunction, Pool, PoolConfig, Row, _DispatcherActor, start_pool
 from cluster.session import SessionInfo
 
 START_S = 60.0
@@ -240,6 +241,60 @@ def test_pool_without_resources_says_what_it_waits_for(start: StartPool) -> None
     pool = start(lambda rows: rows, num_gpus=99)
     with pytest.raises(PoolError, match=r"0 of 1 replicas ready after 0\.2 s.*99 GPUs each"):
         pool.wait_ready(0.2)
+
+
+def test_dispatcher_and_replica_speak_ray_as_expected(local_ray: SessionInfo) -> None:
+    """The actor's own code, run here where it can be watched, with a real replica behind it."""
+    config = PoolConfig(**SMALL)
+    factory = ray.cloudpickle.dumps(lambda: lambda rows: rows)
+
+    async def work() -> None:
+        actor = _DispatcherActor("generator", config, factory)
+        assert repr(actor) == "generator/dispatcher"
+        await actor.start()
+        assert await actor.wait_ready(1, START_S) == Outcome()
+        outcome = await actor.submit([ray.put(numbered(3))], 3, 0)
+        assert await outcome.payload == numbered(3)
+        os.kill((await actor.stats()).replica_pids[0], signal.SIGKILL)
+        outcome = await actor.submit([ray.put(numbered(3))], 3, 0)
+        assert await outcome.payload == numbered(3)
+        stats = await actor.stats()
+        assert (stats.num_loads, stats.num_restarts) == (2, 1)
+        assert "worker process has died" in stats.last_failure
+        await actor.close()
+
+    asyncio.run(work())
+
+
+class LostAnswer:
+    """A dispatcher whose answers are lost with their node, `num_lost` times."""
+
+    def __init__(self, num_lost: int, rows: list[Row]) -> None:
+        self.num_lost = num_lost
+        self.rows = rows
+        self.submit = self
+
+    def remote(self, *sent: object) -> Awaitable[Outcome]:
+        self.num_lost -= 1
+        answer: asyncio.Future[list[Row]] = asyncio.get_running_loop().create_future()
+        if self.num_lost >= 0:
+            answer.set_exception(ray.exceptions.ObjectLostError("ab" * 14, None, ""))
+        else:
+            answer.set_result(self.rows)
+
+        async def outcome() -> Outcome:
+            return Outcome(payload=answer)
+
+        return outcome()
+
+
+def test_answer_lost_with_its_node_is_asked_for_again(local_ray: SessionInfo) -> None:
+    rows, config = numbered(2), PoolConfig(max_attempts=3)
+    pool = Pool(name="generator", config=config, _dispatcher=LostAnswer(2, rows))
+    assert pool.run_blocking(rows) == rows
+    pool = Pool(name="generator", config=config, _dispatcher=LostAnswer(3, rows))
+    with pytest.raises(PoolError, match="was lost with its node 3 times"):
+        pool.run_blocking(rows)
 
 
 DRIVER = """

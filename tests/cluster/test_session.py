@@ -17,6 +17,7 @@ from cluster.session import (
     _address_of,
     _probe,
     check_gpus,
+    plan_session,
     prepared_environment,
     session,
     unwrapped,
@@ -86,6 +87,14 @@ def test_too_few_gpus_are_refused_with_both_numbers_and_a_way_out() -> None:
     there = SessionInfo(is_started_here=False, num_cpus=2, num_gpus=0)
     with pytest.raises(ValueError, match="the cluster has 0"):
         check_gpus(1, there, can_autoscale=False)
+
+
+def test_gpus_of_a_local_start_are_known_before_it(clean_environment: pytest.MonkeyPatch) -> None:
+    assert plan_session(SessionConfig(num_cpus=3, num_gpus=8)).num_gpus == 8
+    clean_environment.setenv("CUDA_VISIBLE_DEVICES", "")
+    found = plan_session(SessionConfig())
+    assert (found.is_started_here, found.num_gpus) == (True, 0)
+    assert found.num_cpus >= 1
 
 
 def test_session_inside_a_running_ray_changes_only_the_context_and_leaves_it(

@@ -1,7 +1,9 @@
 """Rates, ETAs and what is printed, by string; the board on a real Ray."""
 
+import asyncio
 import io
 import logging
+import threading
 import time
 
 import pytest
@@ -16,6 +18,7 @@ from cluster.telemetry import (
     StageCount,
     StageLine,
     Tracker,
+    _BoardActor,
     duration,
     eta_s,
     log_line,
@@ -130,17 +133,19 @@ def test_progress_off_a_terminal_logs_lines_and_survives_a_dead_board(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     answers = [{"record[r0]": StageCount(16)}, None, {"record[r0]": StageCount(64)}]
+    is_seen = threading.Event()
 
     def snapshot() -> dict[str, StageCount]:
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
         if answer is None:
+            is_seen.set()
             raise ConnectionError("the board is gone")
         return answer
 
     caplog.set_level(logging.INFO, "cluster.telemetry")
     console = Console(file=io.StringIO())
     with Progress(snapshot, TOTALS, PAIRS, console=console, log_interval_s=0.02):
-        time.sleep(0.2)
+        assert is_seen.wait(30)
     assert caplog.messages[0] == "pairs 16/128 | record[r0] 16/64"
     assert caplog.messages[-1] == "pairs 64/128"
 
@@ -151,6 +156,18 @@ def test_progress_on_a_terminal_draws_bars_to_the_end() -> None:
     with Progress(lambda: {"record[r1]": StageCount(64)}, TOTALS, PAIRS, console=console):
         pass
     assert "64/128" in out.getvalue()
+
+
+def test_board_keeps_stages_apart() -> None:
+    async def add() -> dict[str, StageCount]:
+        board = _BoardActor()
+        await board.add("draw[r0]", 8, 0, 1.0)
+        await board.add("draw[r1]", 8, 2, 1.0)
+        await board.add("draw[r1]", 8, 1, 1.0)
+        return await board.snapshot()
+
+    counts = asyncio.run(add())
+    assert counts == {"draw[r0]": StageCount(8, 0, 1.0), "draw[r1]": StageCount(16, 3, 2.0)}
 
 
 def test_board_sums_what_tasks_add(local_ray: SessionInfo) -> None:
