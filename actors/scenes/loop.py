@@ -52,7 +52,6 @@ class Phase:
     batch_size: int
     weight_decay: float = 0.01
     ema_decay: float | None = None
-    on_checkpoint: Callable[[int], None] | None = None
     max_steps: int | None = None
 
 
@@ -161,11 +160,13 @@ def _optimise(
 def run_phase(phase: Phase, settings: RunSettings) -> None:
     """Train a phase to the end of its budget; returns at once if that was done before."""
     settings.out.mkdir(parents=True, exist_ok=True)
+    phase.module.to(settings.device)
     if is_finished(settings, phase.name):
         logger.info("%s: finished before, weights loaded", phase.name)
         load_trained(settings, phase.name, phase.module)
+        phase.module.eval()
         return
-    phase.module.to(settings.device).train()
+    phase.module.train()
     trainable = [value for value in phase.module.parameters() if value.requires_grad]
     optimiser = torch.optim.AdamW(trainable, betas=(0.9, 0.98), weight_decay=phase.weight_decay)
     progress = _resume(phase, settings, optimiser)
@@ -186,8 +187,6 @@ def run_phase(phase: Phase, settings: RunSettings) -> None:
         if progress.spent_s - saved_s >= CHECKPOINT_EVERY_S:
             saved_s = progress.spent_s
             _save(phase, settings, progress, optimiser)
-            if phase.on_checkpoint:
-                phase.on_checkpoint(progress.step * phase.batch_size)
     _save(phase, settings, progress, optimiser)
     summary = {
         "samples": progress.step * phase.batch_size,

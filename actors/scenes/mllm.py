@@ -30,7 +30,7 @@ from actors.scenes.vae import load_vae, to_tensor
 from actors.scenes.vision import PATCH_PX, VISION_WIDTH, blemish, build_vision, load_vision
 from actors.scenes.vocabulary import END, IMAGE, START, build_chat_tokenizer
 
-PICTURE_ROWS, AUTHOR_ROWS = 40, 8
+PICTURE_ROWS, SEEING_ROWS, AUTHOR_ROWS = 40, 16, 8
 ROUND_TRIPS = 2_000
 NUM_PATCHES = (64 // PATCH_PX) ** 2
 STYLES: tuple[Style, ...] = ("medium", "medium", "short", "long")
@@ -120,6 +120,58 @@ class RoundTrips:
         return self.pictures[torch.from_numpy(chosen)], [self.scenes[at] for at in chosen]
 
 
+class Lessons:
+    """The three things a step teaches: describing pictures, seeing, and writing from nothing."""
+
+    def __init__(
+        self, model: Captioner, tokenizer: PreTrainedTokenizerFast, trips: RoundTrips, device: str
+    ) -> None:
+        self._model, self._tokenizer, self._trips = model, tokenizer, trips
+        self._device = device
+
+    def loss(self, rng: Any) -> tuple[Tensor, dict[str, float]]:
+        described, exact = self._describing(rng)
+        written = self._writing(rng)
+        shown = {"exact": exact, "describe": described.item(), "author": written.item()}
+        return described + 0.1 * self._seeing(rng) + 0.5 * written, shown
+
+    def _describing(self, rng: Any) -> tuple[Tensor, float]:
+        """Loss over the answers, and the share of answers right in every token."""
+        fresh = draw_pictures(rng, PICTURE_ROWS * 3 // 4)
+        worn, worn_scenes = self._trips.sample(rng, PICTURE_ROWS - len(fresh.scenes))
+        scenes = [*fresh.scenes, *worn_scenes]
+        pixels = torch.cat([blemish(to_tensor(fresh.pictures, self._device), rng), worn])
+        styles = [STYLES[rng.integers(len(STYLES))] for _ in scenes]
+        prompts = [picture_prompt(INSTRUCTIONS[style]) for style in styles]
+        answers = [caption(scene, style) for scene, style in zip(scenes, styles, strict=True)]
+        tokens, mask, labels = self._rows(prompts, answers)
+        logits = self._model.llava(
+            input_ids=tokens, attention_mask=mask, pixel_values=pixels
+        ).logits
+        logits, labels = logits[:, :-1].float(), labels[:, 1:]
+        loss = functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED
+        )
+        is_right = (logits.argmax(-1) == labels) | (labels == IGNORED)
+        return loss, is_right.all(1).float().mean().item()
+
+    def _seeing(self, rng: Any) -> Tensor:
+        batch = draw_pictures(rng, SEEING_ROWS)
+        pixels = blemish(to_tensor(batch.pictures, self._device), rng)
+        tower = self._model.llava.model.vision_tower
+        states = tower(pixels, output_hidden_states=True).hidden_states[-2]
+        right = scene_answers(list(batch.scenes), self._device)
+        return answer_loss(self._model.heads(states[:, 1:]), right)[0]
+
+    def _writing(self, rng: Any) -> Tensor:
+        answers = [sample_caption(scene, rng) for scene in draw_scenes(rng, AUTHOR_ROWS)]
+        tokens, mask, labels = self._rows([author_prompt()] * AUTHOR_ROWS, answers)
+        return self._model.llava(input_ids=tokens, attention_mask=mask, labels=labels).loss
+
+    def _rows(self, prompts: Sequence[str], answers: Sequence[str]) -> tuple[Tensor, ...]:
+        return tuple(part.to(self._device) for part in _rows(self._tokenizer, prompts, answers))
+
+
 def train_mllm(settings: RunSettings, budget_s: float) -> None:
     """Train the captioner end to end from the trained vision tower."""
     torch.manual_seed(settings.seed + 4)
@@ -128,50 +180,12 @@ def train_mllm(settings: RunSettings, budget_s: float) -> None:
     seen = load_vision(settings)
     model.llava.model.vision_tower.load_state_dict(seen.tower.vision_model.state_dict())
     model.heads.load_state_dict(seen.heads.state_dict())
+    # Making the round trips may take a tenth of a short budget at most.
     trips = RoundTrips(settings, min(ROUND_TRIPS, max(50, int(budget_s * 2))))
-    device = settings.device
-
-    def picture_loss(rng: Any) -> tuple[Tensor, dict[str, float]]:
-        fresh = draw_pictures(rng, PICTURE_ROWS * 3 // 4)
-        worn, worn_scenes = trips.sample(rng, PICTURE_ROWS - len(fresh.scenes))
-        scenes = [*fresh.scenes, *worn_scenes]
-        pixels = torch.cat([blemish(to_tensor(fresh.pictures, device), rng), worn])
-        styles = [STYLES[rng.integers(len(STYLES))] for _ in scenes]
-        prompts = [picture_prompt(INSTRUCTIONS[style]) for style in styles]
-        answers = [caption(scene, style) for scene, style in zip(scenes, styles, strict=True)]
-        tokens, mask, labels = (part.to(device) for part in _rows(tokenizer, prompts, answers))
-        made = model.llava(
-            input_ids=tokens, attention_mask=mask, pixel_values=pixels, output_hidden_states=False
-        ).logits
-        loss = functional.cross_entropy(
-            made[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED
-        )
-        is_answer = labels[:, 1:] != IGNORED
-        is_right = (made[:, :-1].argmax(-1) == labels[:, 1:]) | ~is_answer
-        return loss, {"exact": is_right.all(1).float().mean().item()}
-
-    def heads_loss(rng: Any) -> Tensor:
-        batch = draw_pictures(rng, 16)
-        pixels = blemish(to_tensor(batch.pictures, device), rng)
-        states = model.llava.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2]
-        return answer_loss(model.heads(states[:, 1:]), scene_answers(list(batch.scenes), device))[0]
-
-    def author_loss(rng: Any) -> Tensor:
-        answers = [sample_caption(scene, rng) for scene in draw_scenes(rng, AUTHOR_ROWS)]
-        rows = _rows(tokenizer, [author_prompt()] * AUTHOR_ROWS, answers)
-        tokens, mask, labels = (part.to(device) for part in rows)
-        return model.llava(input_ids=tokens, attention_mask=mask, labels=labels).loss
-
-    def loss(rng: Any) -> tuple[Tensor, dict[str, float]]:
-        described, shown = picture_loss(rng)
-        authored = author_loss(rng)
-        shown |= {"describe": described.item(), "author": authored.item()}
-        return described + 0.1 * heads_loss(rng) + 0.5 * authored, shown
-
     phase = Phase(
         name="mllm",
         module=model,
-        loss=loss,
+        loss=Lessons(model, tokenizer, trips, settings.device).loss,
         budget_s=budget_s,
         lr=1.2e-3,
         batch_size=PICTURE_ROWS,

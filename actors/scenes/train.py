@@ -1,7 +1,7 @@
 """Trains the embedded models: `python -m actors.scenes.train PHASE --out DIR --budget-minutes N`.
 
 PHASE is `all` or one phase, so that phases can run as processes of their own, one core each:
-`vae` -> `unet` on one, `text` -> `vision` -> `mllm` -> `decoder` on the other. Every phase resumes
+`vae` -> `unet` on one, `text` -> `vision` -> `decoder` -> `mllm` on the other. Every phase resumes
 from its checkpoint when the same command is typed again, and a finished phase returns at once.
 
 Limits: `all` runs the phases one after another; budgets are wall-clock shares of one total, sized
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 # Shares of the total budget, in an order that respects what needs what.
-SHARES = {"vae": 0.11, "text": 0.05, "vision": 0.07, "mllm": 0.17, "decoder": 0.05, "unet": 0.55}
+SHARES = {"vae": 0.08, "text": 0.03, "vision": 0.08, "decoder": 0.03, "mllm": 0.24, "unet": 0.54}
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -23,7 +23,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("phase", choices=("all", *SHARES, "export"))
     parser.add_argument("--out", type=Path, required=True, help="checkpoints and weights go here")
     parser.add_argument(
-        "--budget-minutes", type=float, default=120.0, help="for the phase(s) named"
+        "--budget-minutes", type=float, default=160.0, help="for the phase(s) named"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
