@@ -69,8 +69,9 @@ class TextToImageConfig:
         return identify_model(resolve_model(self.model, "sdxl"))
 
     def sampling_params(self) -> dict[str, Any]:
-        """What, besides the model and the rng_seed, decides the picture."""
+        """What, besides the model and the rng_seed, decides the picture's bytes."""
         names = ("num_steps", "guidance_scale", "negative_prompt", "width_px", "height_px", "dtype")
+        names += ("image_format", "image_quality")
         return {"backend": self.backend} | {name: asdict(self)[name] for name in names}
 
 

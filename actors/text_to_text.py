@@ -87,10 +87,9 @@ def _read_prompt(row: Row) -> tuple[str, int]:
 
 
 def _clean(text: str) -> dict[str, Any]:
-    cleaned = clean_text(text)
-    if not cleaned:
+    if not clean_text(text):
         raise RowError(Reason.TEXT_EMPTY, f"the author answered {text[:80]!r}")
-    return {"text": cleaned}
+    return {"text": text}  # uncleaned: the lines of a list answer are needed to split it
 
 
 def build_text_to_text(config: TextToTextConfig) -> TextToText:

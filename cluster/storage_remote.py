@@ -78,7 +78,9 @@ class RemoteStore(Store):
             delay_s = _backoff_s(attempt)
             if not _is_transient(cause) or time.monotonic() + delay_s > deadline:
                 raise self._failure("put", key, cause) from cause
-            logger.info("put of %s at %s is tried again: %s", key, self.uri, _brief(cause))
+            # A probe has seconds and says itself what is wrong.
+            level = logging.INFO if self._retry_timeout_s > PROBE_TIMEOUT_S else logging.DEBUG
+            logger.log(level, "put of %s at %s is tried again: %s", key, self.uri, _brief(cause))
             time.sleep(delay_s)
         raise AssertionError("unreachable")
 

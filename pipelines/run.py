@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,12 +23,11 @@ import pyarrow as pa
 from actors.image_to_text import build_image_to_text
 from actors.text_to_image import build_text_to_image
 from actors.text_to_text import build_text_to_text
-from cluster.errors import PairloomError
 from cluster.ledger import Ledger
 from cluster.pool import Pool, PoolConfig, start_pool
 from cluster.receipts import Receipt
 from cluster.run_record import open_run
-from cluster.session import session
+from cluster.session import session, unwrapped
 from cluster.storage import Store, open_store
 from cluster.telemetry import Board, Progress, start_board
 from pipelines import seeds as seed_tables
@@ -141,7 +140,7 @@ def execute(job: Job, units: list[Unit], num_chains: int, before: list[Receipt])
         done = build(
             chains,
             Pools(generator=draws, captioner=describes),
-            config,
+            _fit_stages(config, len(units)),
             job.ledger,
             constant_columns(config, job.models),
             board,
@@ -195,6 +194,12 @@ def _gpus(*pools: PoolConfig) -> float:
     return sum(pool.num_replicas * pool.num_gpus for pool in pools)
 
 
+def _fit_stages(config: SynergyConfig, num_units: int) -> SynergyConfig:
+    """Ray Data warns when it may run more tasks than there are units."""
+    num_in_flight = min(config.stages.num_units_in_flight, num_units)
+    return replace(config, stages=replace(config.stages, num_units_in_flight=num_in_flight))
+
+
 @contextmanager
 def _pool(name: str, factory: Any, config: PoolConfig) -> Iterator[Pool]:
     pool = start_pool(name, factory, config)
@@ -228,24 +233,4 @@ def _consume(chains: Any) -> None:
         for _ in chains.iter_internal_ref_bundles():
             pass
     except Exception as error:
-        cause = find_cause(error)
-        if cause is not None:
-            raise cause from error
-        raise
-
-
-def find_cause(error: BaseException) -> PairloomError | None:
-    """The pairloom error inside what Ray wrapped around it, if there is one."""
-    seen: set[int] = set()
-    queue: list[BaseException | None] = [error]
-    while queue:
-        found = queue.pop(0)
-        if found is None or id(found) in seen:
-            continue
-        seen.add(id(found))
-        if isinstance(found, PairloomError):
-            # A fresh one: Ray's copy is a class made on the fly that prints the remote traceback.
-            kind = next(k for k in type(found).__mro__ if k.__module__ == "cluster.errors")
-            return kind(str(getattr(found, "cause", found)))
-        queue += [getattr(found, "cause", None), found.__cause__, found.__context__]
-    return None
+        raise unwrapped(error) from error

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 import boto3
 import pytest
+from ports import free_ports
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -209,15 +210,6 @@ def fault_proxy(moto_s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     proxy.shutdown()
     proxy.server_close()
     thread.join()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nothing listens on now, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def _serve(command: list[str], server: S3Server, folder: Path) -> Iterator[S3Server]:

@@ -1,0 +1,109 @@
+"""The house itself: every conf loads, the README's words are true, imports stay where they belong."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from actors.records import PAIR_COLUMNS
+from cluster import config as config_files
+from pipelines.synergy import SynergyConfig
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "conf").glob("*.yaml"))
+SOURCES = sorted(
+    path
+    for package in ("cluster", "actors", "pipelines")
+    for path in ROOT.glob(f"{package}/**/*.py")
+)
+# Where each framework may be imported at all, besides inside a function.
+FRAMEWORKS = {"torch", "diffusers", "transformers", "vllm", "tokenizers", "huggingface_hub"}
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_config_loads_dumps_and_loads_equal(path: Path, tmp_path: Path) -> None:
+    config = config_files.load(SynergyConfig, str(path), [f"output={tmp_path}"])
+    again = tmp_path / "again.yaml"
+    again.write_text(config_files.dump(config))
+    assert config_files.load(SynergyConfig, str(again)) == config
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_says_its_purpose_and_limits_and_stays_readable(path: Path) -> None:
+    text = path.read_text()
+    tree = ast.parse(text)
+    docstring = ast.get_docstring(tree)
+    assert docstring
+    if path.name != "__init__.py" and path.name != "__main__.py":
+        assert "Limits:" in docstring, "a module states its limits"
+    assert text.count("\n") <= MAX_FILE_LINES
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, node.name
+
+
+def _top_imports(path: Path) -> set[str]:
+    """Packages imported when the module is, those under TYPE_CHECKING left out."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_frameworks_are_imported_only_where_an_engine_is_built(path: Path) -> None:
+    place = path.relative_to(ROOT).parts
+    if place[:2] in {("actors", "backends"), ("actors", "scenes")}:
+        return
+    assert not _top_imports(path) & FRAMEWORKS
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_ray_is_imported_only_in_named_modules(path: Path) -> None:
+    place = path.relative_to(ROOT)
+    is_allowed = place.parts[0] == "pipelines" or str(place) in {
+        f"cluster/{name}.py" for name in ("session", "pool", "telemetry")
+    }
+    words = re.search(r"^\s*(import|from) ray\b", path.read_text(), re.MULTILINE)
+    assert is_allowed or not words
+
+
+def test_importing_the_tasks_and_the_command_line_imports_no_framework() -> None:
+    code = (
+        "import sys, pipelines.cli, pipelines.overview, actors.text_to_image, actors.image_to_text;"
+        f"bad = {FRAMEWORKS!r} & set(sys.modules); assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_the_readme_lists_every_column_and_only_existing_paths() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name, _, meaning in PAIR_COLUMNS:
+        assert f"| `{name}` | {meaning} |" in readme, name
+    for path in re.findall(r"`((?:conf|cluster|actors|pipelines|tests)/[\w./-]+)`", readme):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_readme_names_make_targets_that_exist() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make ([\w-]+)`", (ROOT / "README.md").read_text())) <= targets
+
+
+def test_dependency_floors_are_above_known_advisories() -> None:
+    floors = {"ray": (2, 59, 1), "torch": (2, 10), "diffusers": (0, 42, 1), "pyarrow": (24,)}
+    floors |= {"transformers": (5, 3), "pillow": (13,)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for line in project["dependencies"]:
+        match = re.match(r"([a-z-]+)(?:\[.*\])?>=([\d.]+)", line)
+        assert match, line
+        lower = tuple(int(part) for part in match[2].split("."))
+        assert lower >= floors.get(match[1], ()), line

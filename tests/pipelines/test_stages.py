@@ -1,0 +1,126 @@
+"""pipelines/stages.py without Ray: whole units, passing rows, winners and losers of a commit."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from actors.records import CHAIN_SCHEMA, Row
+from cluster.ledger import Ledger
+from cluster.storage import open_store
+from pipelines.sources import RawSeed, to_seed_table
+from pipelines.stages import (
+    Stage,
+    StagesConfig,
+    check_whole,
+    describe_with,
+    draw_with,
+    record_to,
+)
+from pipelines.units import slice_units, start_chains
+
+CONSTANTS: dict[str, Any] = {"instruction": "Describe.", "instruction_id": "x"}
+
+
+class WordPool:
+    """Answers every row with a column made of its prompt; remembers what it was sent."""
+
+    def __init__(self, tag: str = "") -> None:
+        self.tag = tag
+        self.sent: list[Row] = []
+
+    async def run(self, rows: list[Row], *, order: int = 0) -> list[Row]:
+        self.sent += rows
+        return [
+            row | {"description": f"{self.tag}of <{row['prompt']}>", "image": {"bytes": b"png"}}
+            for row in rows
+        ]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(open_store(str(tmp_path / "run")), "f" * 16)
+
+
+def _chains(ledger: Ledger, texts: list[str]) -> pa.Table:
+    raw = [RawSeed(text=text, source="x") for text in texts]
+    (unit,) = slice_units(to_seed_table(raw, run_seed=0, max_chars=99), 99)
+    return start_chains(unit, is_loop=True, ledger=ledger)
+
+
+def _apply(verb: str, work: Any, chains: pa.Table, round_index: int = 0) -> pa.Table:
+    stage = Stage(verb=verb, round_index=round_index, work=work, config=StagesConfig())
+    return asyncio.run(stage(chains))
+
+
+def test_a_cut_or_reordered_unit_is_refused(ledger: Ledger) -> None:
+    rows = _chains(ledger, ["a", "b", "c"]).to_pylist()
+    check_whole(rows, "draw[r0]")
+    for broken in (rows[:2], rows[::-1], [], rows + rows):
+        with pytest.raises(AssertionError, match=r"draw\[r0\].*not one whole unit"):
+            check_whole(broken, "draw[r0]")
+
+
+def test_dead_chains_pass_the_models_untouched(ledger: Ledger) -> None:
+    pool = WordPool()
+    chains = _apply("draw", draw_with(pool, 0, 7), _chains(ledger, ["a", "", "c"]))
+    assert [row["prompt"] for row in pool.sent] == ["a", "c"]
+    assert chains.column("error").to_pylist()[1].startswith("seed_empty")
+    assert all(seed is not None for seed in chains.column("rng_seed_draw").to_pylist())
+
+
+def test_a_committed_round_is_passed_through(ledger: Ledger) -> None:
+    pool = WordPool()
+    chains = _chains(ledger, ["a"])
+    late = chains.set_column(
+        chains.schema.get_field_index("next_round"), "next_round", pa.array([2], pa.int32())
+    )
+    assert _apply("draw", draw_with(pool, 1, 7), late, round_index=1) is late
+    assert pool.sent == []
+
+
+def test_record_drops_the_image_and_sets_the_next_prompt(ledger: Ledger) -> None:
+    chains = _apply("describe", describe_with(WordPool(), 0, 7), _chains(ledger, ["a", "b"]))
+    after = _apply("record", record_to(ledger, 0, True, CONSTANTS), chains)
+    assert after.schema == CHAIN_SCHEMA
+    assert after.column("image").to_pylist() == [None, None]
+    assert after.column("prompt").to_pylist() == ["of <a>", "of <b>"]
+    pairs = ledger.read_rows(ledger.receipts()[0]).to_pylist()
+    assert after.column("parent_id").to_pylist() == [pair["pair_id"] for pair in pairs]
+
+
+def test_a_late_attempt_goes_on_with_the_winner_s_rows(ledger: Ledger) -> None:
+    start = _chains(ledger, ["a", "b"])
+    first = _apply("describe", describe_with(WordPool("winner "), 0, 7), start)
+    second = _apply("describe", describe_with(WordPool("loser "), 0, 7), start)
+    _apply("record", record_to(ledger, 0, True, CONSTANTS), first)
+    after = _apply("record", record_to(ledger, 0, True, CONSTANTS), second)
+    assert after.column("prompt").to_pylist() == ["winner of <a>", "winner of <b>"]
+    assert len(ledger.receipts()) == 1
+
+
+def test_a_late_attempt_follows_the_winner_into_errors_and_out_of_them(ledger: Ledger) -> None:
+    start = _chains(ledger, ["a", "b"]).to_pylist()
+    pool = WordPool()
+    rows = asyncio.run(describe_with(pool, 0, 7)(start))
+    failed = [dict(row) for row in rows]
+    failed[0]["error"] = "image_blank: x"
+    asyncio.run(record_to(ledger, 0, True, CONSTANTS)(failed))
+    other = [dict(row) for row in rows]
+    other[1]["error"] = "engine_error: y"
+    after = asyncio.run(record_to(ledger, 0, True, CONSTANTS)(other))
+    assert [row["is_stopped"] for row in after] == [True, False]
+    assert after[0]["error"] == "image_blank: x"
+    assert after[1]["error"] is None
+    assert after[1]["prompt"] == "of <b>"
+
+
+def test_stopped_chains_are_counted_not_written(ledger: Ledger) -> None:
+    rows = _apply("describe", describe_with(WordPool(), 0, 7), _chains(ledger, ["a", ""]))
+    rows = _apply("record", record_to(ledger, 0, True, CONSTANTS), rows)
+    rows = _apply("describe", describe_with(WordPool(), 1, 7), rows, 1)
+    _apply("record", record_to(ledger, 1, True, CONSTANTS), rows, 1)
+    counts = [(r.num_pairs, r.num_error_rows, r.num_stopped) for r in ledger.receipts()]
+    assert counts == [(1, 1, 0), (1, 0, 1)]
