@@ -11,7 +11,7 @@ the same command goes on from there.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -201,7 +201,7 @@ def _fit_stages(config: SynergyConfig, num_units: int) -> SynergyConfig:
 
 
 @contextmanager
-def _pool(name: str, factory: Any, config: PoolConfig) -> Iterator[Pool]:
+def _pool(name: str, factory: Any, config: PoolConfig) -> Generator[Pool]:
     pool = start_pool(name, factory, config)
     try:
         yield pool
@@ -210,7 +210,7 @@ def _pool(name: str, factory: Any, config: PoolConfig) -> Iterator[Pool]:
 
 
 @contextmanager
-def _watch(job: Job, num_chains: int, before: list[Receipt]) -> Iterator[Board]:
+def _watch(job: Job, num_chains: int, before: list[Receipt]) -> Generator[Board]:
     """A board for the stages, shown while the body runs; what was committed before is on it."""
     num_rounds = job.config.num_rounds
     board = start_board()

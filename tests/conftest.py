@@ -10,7 +10,6 @@ Limits: no TLS, one region; neither is Amazon's S3.
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -24,9 +23,9 @@ from urllib.parse import urlsplit
 
 import boto3
 import pytest
-from ports import free_ports
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from ports import free_ports
 
 BIN = Path(sys.executable).parent
 START_TIMEOUT_S = 60.0

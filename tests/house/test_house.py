@@ -1,4 +1,4 @@
-"""The house itself: every conf loads, the README's words are true, imports stay where they belong."""
+"""The house itself: configs load, the README is true, imports stay where they belong."""
 
 import ast
 import re
