@@ -65,12 +65,14 @@ def _training_rows(out: Path, name: str) -> str:
     return "\n".join(rows)
 
 
-def result_rows(results: dict[str, Any], names: tuple[str, ...]) -> str:
-    """Markdown table of measurements, each with n and standard error."""
+def result_rows(results: dict[str, Any], groups: tuple[str, ...]) -> str:
+    """Markdown table of measurements, each with n (scenes) and standard error."""
     rows = ["| measurement | value | s.e. | n |", "|---|---|---|---|"]
-    for group in names:
+    for group in groups:
         for key, (value, error, count) in results.get(group, {}).items():
-            rows.append(f"| {group}: {key} | {value:.3f} | {error:.3f} | {count} |")
+            # Of the loop, a card tells only the sum of each round.
+            if group != "loop" or key.startswith(("all attributes", "whole")):
+                rows.append(f"| {group}: {key} | {value:.3f} | {error:.3f} | {count} |")
     return "\n".join(rows) if len(rows) > 2 else "Not measured yet."
 
 
