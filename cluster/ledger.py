@@ -27,7 +27,7 @@ from importlib import metadata
 import pyarrow as pa
 
 from cluster.errors import CommitError
-from cluster.receipts import Counts, Receipt, ids_digest
+from cluster.receipts import Counts, Receipt, check_reasons, ids_digest
 from cluster.run_record import differences, fingerprint, open_run, read_run
 from cluster.shards import decode_shard, encode_shard
 from cluster.storage_base import Store
@@ -84,7 +84,8 @@ class Ledger:
         """Makes the rows of (unit, round) exist, or finds out that they already do.
 
         Raises:
-            ValueError: ids are missing or repeated, or the counts do not add up to the rows.
+            ValueError: ids are missing or repeated, or the counts do not add up to the rows, or
+                the reasons to the error rows.
             CommitError: what lies in the store contradicts what is being committed.
             StoreError: the store failed past its budget; the same call may be made again.
         """
@@ -94,6 +95,7 @@ class Ledger:
                 f"unit {unit_id} round {round_index}: {table.num_rows} rows are not {counts}: "
                 "every pair and every error row must be in the table"
             )
+        check_reasons(counts.error_reasons, counts.num_error_rows)
         digest = ids_digest(table.column(ids_column).to_pylist() if table.num_rows else ())
         file, sha256, size_bytes = self._put_rows(unit_id, round_index, table, uncompressed)
         receipt = Receipt(

@@ -7,7 +7,7 @@ at: it decides what a resume leaves out.
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, cast
 
 FORMAT = 1
@@ -15,16 +15,34 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """How the chains of one unit came out of one round; rows = pairs + error rows."""
+    """How the chains of one unit came out of one round; rows = pairs + error rows.
+
+    `error_reasons` says how many error rows have which reason, so that a summary needs no shard.
+    """
 
     num_pairs: int
     num_error_rows: int
     num_stopped: int
+    error_reasons: dict[str, int] = field(default_factory=dict[str, int])
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value < 0:
-                raise ValueError(f"field {name!r} is {value}: must be 0 or more")
+        for name in ("num_pairs", "num_error_rows", "num_stopped"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"field {name!r} is {getattr(self, name)}: must be 0 or more")
+
+
+def check_reasons(reasons: object, num_error_rows: int) -> None:
+    """`ValueError` unless every error row has exactly one reason, and every reason a row."""
+    found = cast(dict[Any, Any], reasons) if isinstance(reasons, dict) else {}
+    is_sound = isinstance(reasons, dict) and all(
+        isinstance(name, str) and name and type(count) is int and count > 0
+        for name, count in found.items()
+    )
+    if not is_sound or sum(found.values()) != num_error_rows:
+        raise ValueError(
+            f"error_reasons {reasons!r} do not add up to {num_error_rows} error rows: each needs "
+            "a reason code and the number of its rows"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +58,7 @@ class Receipt:
     num_pairs: int
     num_error_rows: int
     num_stopped: int
+    error_reasons: dict[str, int]
     ids_digest: str
     fingerprint: str
     versions: dict[str, str]
@@ -55,7 +74,7 @@ class Receipt:
         record = parse_object(data)
         if record.pop("format", None) != FORMAT:
             raise ValueError(f"the receipt's format is not {FORMAT}: written by another pairloom?")
-        names = {field.name for field in fields(cls)}
+        names = {one.name for one in fields(cls)}
         if record.keys() != names:
             raise ValueError(f"the receipt's fields differ in {sorted(record.keys() ^ names)}")
         for name, value in record.items():
@@ -63,6 +82,10 @@ class Receipt:
                 raise ValueError(f"the receipt's field {name!r} is {value!r}")
         if (record["file"] is None) != (record["num_rows"] == 0):
             raise ValueError("the receipt has rows without a file, or a file without rows")
+        try:
+            check_reasons(record["error_reasons"], record["num_error_rows"])
+        except ValueError as error:
+            raise ValueError(f"the receipt's {error}") from None
         return cls(**record)
 
 
@@ -90,6 +113,8 @@ def parse_object(data: bytes) -> dict[str, Any]:
 def _fits(name: str, value: Any) -> bool:
     if name == "file":
         return value is None or isinstance(value, str)
+    if name == "error_reasons":
+        return isinstance(value, dict)  # what is in it: check_reasons
     if name == "versions":
         return isinstance(value, dict) and all(
             isinstance(one, str) for one in cast(dict[str, Any], value).values()

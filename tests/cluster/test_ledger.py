@@ -41,7 +41,12 @@ def _rows(attempt: str, num_rows: int = 3) -> pa.Table:
 
 
 def _counts(num_pairs: int = 3, num_error_rows: int = 0, num_stopped: int = 0) -> Counts:
-    return Counts(num_pairs=num_pairs, num_error_rows=num_error_rows, num_stopped=num_stopped)
+    return Counts(
+        num_pairs=num_pairs,
+        num_error_rows=num_error_rows,
+        num_stopped=num_stopped,
+        error_reasons={"blank_image": num_error_rows} if num_error_rows else {},
+    )
 
 
 def _commit(store: Store, attempt: str, unit_id: str = "u0", round_index: int = 0) -> Commit:
@@ -70,6 +75,7 @@ def test_a_commit_is_one_file_and_one_receipt(store_uri: str) -> None:
     assert ledger.receipts() == [receipt]
     assert (receipt.num_rows, receipt.num_pairs, receipt.num_error_rows) == (3, 2, 1)
     assert receipt.num_stopped == 4
+    assert receipt.error_reasons == {"blank_image": 1}
     assert receipt.size_bytes == len(store.read(str(receipt.file)))
     assert receipt.ids_digest == ids_digest(["p2", "p1", "p0"])
     assert receipt.versions == {"pairloom": "1"}
@@ -311,6 +317,9 @@ def test_rows_that_cannot_be_a_commit_are_refused_before_anything_is_written(
     ]:
         with pytest.raises(ValueError, match=error):
             ledger.commit(*arguments)
+    unexplained = Counts(num_pairs=2, num_error_rows=1, num_stopped=0)
+    with pytest.raises(ValueError, match=r"error_reasons \{\} do not add up to 1 error rows"):
+        ledger.commit("u0", 0, table, unexplained)
     with pytest.raises(ValueError, match="num_stopped"):
         _counts(num_stopped=-1)
     assert store.list() == []
@@ -327,6 +336,7 @@ def _receipt(**changes: Any) -> Receipt:
         num_pairs=1,
         num_error_rows=1,
         num_stopped=0,
+        error_reasons={"blank_image": 1},
         ids_digest="cd",
         fingerprint="f",
         versions={"pairloom": "0.1.0"},
@@ -355,6 +365,12 @@ def test_a_receipt_reads_back_equal() -> None:
         {"unit_id": None},
         {"versions": {"pairloom": 1}},
         {"versions": []},
+        {"error_reasons": []},
+        {"error_reasons": {}},
+        {"error_reasons": {"blank_image": 2}},
+        {"error_reasons": {"blank_image": "1"}},
+        {"error_reasons": {"": 1}},
+        {"error_reasons": {"blank_image": 1, "engine": 0}},
     ],
 )
 def test_a_receipt_that_is_not_exactly_one_is_refused(change: dict[str, Any]) -> None:
