@@ -73,7 +73,8 @@ def run_rows(
     order.
 
     A row that carries an `error` or was stopped passes untouched. `prepare` and `finish` work on
-    one row and raise RowError to fail it. `seconds_column` gets the row's share of the time
+    one row and raise RowError to fail it; another exception fails that row too, as TASK_ERROR,
+    except EngineDeadError, which leaves. `seconds_column` gets the row's share of the time
     spent in `call`: the seconds of its batch, retries included, divided by the rows that were in
     it.
     """
@@ -91,7 +92,6 @@ def run_rows(
     done = [dict(row) for row in rows]
     for index, outcome in outcomes.items():
         result = results.get(index, outcome)
-        # type: ignore[arg-type]
         columns = result if isinstance(result, RowError) else _attempt(finish, result)
         if index in results:
             done[index][seconds_column] = share_s
@@ -106,3 +106,9 @@ def _attempt(step: Callable[[Any], Result], value: object) -> Result | RowError:
         return step(value)
     except RowError as error:
         return error
+    except EngineDeadError:
+        raise
+    except Exception as error:
+        # Pillow's encoder, say. Here the traceback tells a mistake of ours from a bad row.
+        _logger.warning("one row failed beside the engine", exc_info=True)
+        return RowError(Reason.TASK_ERROR, f"{type(error).__name__}: {error}")

@@ -34,6 +34,8 @@ class Reason(StrEnum):
     TEXT_EMPTY = "text_empty"  # likewise for the author
     # the engine raised on this row alone, the rest of its batch went through
     ENGINE_ERROR = "engine_error"
+    # reading the row or finishing its result raised, beside the engine: encoding the picture, say
+    TASK_ERROR = "task_error"
     # the engine returned none or several results for this row alone
     WRONG_ROW_COUNT = "wrong_row_count"
 

@@ -133,6 +133,33 @@ def test_a_row_that_fails_before_or_after_the_call_fails_alone() -> None:
     assert [row.get("y") for row in done] == [0, None, None, 3]
 
 
+@pytest.mark.parametrize("step", ["prepare", "finish"])
+def test_an_unforeseen_error_beside_the_engine_fails_its_row_alone(step: str) -> None:
+    def spoil(here: str, value: int, error: Exception) -> int:
+        if here == step and value == 1:
+            raise error
+        return value
+
+    def run(error: Exception) -> list[dict[str, object]]:
+        return run_rows(
+            [{"x": x} for x in range(3)],
+            prepare=lambda row: spoil("prepare", row["x"], error),
+            call=lambda items: items,
+            finish=lambda result: {"y": spoil("finish", result, error)},
+            seconds_column="s",
+        )
+
+    done = run(OSError("encoder error -2"))
+    assert [row.get("error") for row in done] == [
+        None,
+        "task_error: OSError: encoder error -2",
+        None,
+    ]
+    assert [row.get("y") for row in done] == [0, None, 2]
+    with pytest.raises(EngineDeadError):
+        run(EngineDeadError("gone"))
+
+
 def test_an_error_text_is_one_bounded_line() -> None:
     error = RowError(Reason.ENGINE_ERROR, "first\n  second " + "x" * 1000).to_error()
     assert error.startswith("engine_error: first second x")
