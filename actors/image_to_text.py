@@ -92,7 +92,8 @@ class ImageToText:
 
     def _describe(self, items: list[tuple[Image.Image, int]]) -> list[str]:
         images = [image for image, _ in items]
-        return self._engine.describe(images, self._instruction.text, [seed for _, seed in items])
+        rng_seeds = [rng_seed for _, rng_seed in items]
+        return self._engine.describe(images, self._instruction.text, rng_seeds)
 
 
 def _read_image(row: Row) -> tuple[Image.Image, int]:

@@ -92,7 +92,9 @@ class TextToImage:
         )
 
     def _draw(self, items: list[tuple[str, int]]) -> list[Drawn]:
-        return self._engine.draw([prompt for prompt, _ in items], [seed for _, seed in items])
+        return self._engine.draw(
+            [prompt for prompt, _ in items], [rng_seed for _, rng_seed in items]
+        )
 
     def _encode(self, drawn: Drawn) -> dict[str, Any]:
         if drawn.problem is not None:

@@ -76,7 +76,9 @@ class TextToText:
         )
 
     def _write(self, items: list[tuple[str, int]]) -> list[str]:
-        return self._engine.write([prompt for prompt, _ in items], [seed for _, seed in items])
+        return self._engine.write(
+            [prompt for prompt, _ in items], [rng_seed for _, rng_seed in items]
+        )
 
 
 def _read_prompt(row: Row) -> tuple[str, int]:

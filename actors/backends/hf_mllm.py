@@ -42,7 +42,7 @@ class GumbelSampler(LogitsProcessor):
     """Adds each row's own Gumbel noise to logits / temperature: the argmax is then a sample."""
 
     def __init__(self, rng_seeds: list[int], temperature: float, top_p: float) -> None:
-        self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in rng_seeds]
+        self._generators = [torch.Generator("cpu").manual_seed(rng_seed) for rng_seed in rng_seeds]
         self._temperature = temperature
         self._top_p = top_p
 
