@@ -4,15 +4,16 @@
     data/round=<r>/<unit_id>-<sha256[:16]>.parquet   the rows of one unit in one round
     receipts/<unit_id>/<r>.json                      its proof; writing it IS the commit
 
-Both writes are put-if-absent. A file whose receipt was never written, or whose receipt lost to
-another attempt, is an orphan: no reader that starts from receipts sees it, and `publish` collects
-it. A crash anywhere leaves either no receipt (the round is computed again) or a whole commit.
-Whoever commits second gets the winner's receipt and goes on from the winner's rows, so that the
-lineage of later rounds stays true.
+Both writes are put-if-absent. A file whose receipt was never written, or lost to another attempt,
+is an orphan that no reader who starts from receipts sees. A loser removes its own; what a crash
+left, `Ledger.remove_orphans` removes once everything is committed. A crash anywhere leaves either
+no receipt (the round is computed again) or a whole commit. Whoever commits second gets the winner's
+receipt and goes on from the winner's rows, so that the lineage of later rounds stays true.
 
-Limits: a glob over ``data/**`` can see orphans. Receipts say what was written, not that it still
-lies there: `Ledger.read_rows` checks the hash when it reads. One listing of all receipts stands
-behind a resume: 10,000 units take a fraction of a second on a disk, some seconds on S3.
+Limits: a glob over ``data/**`` can see orphans until they are removed. Receipts say what was
+written, not that it still lies there: `Ledger.read_rows` checks the hash when it reads. One listing
+of all receipts stands behind a resume: 10,000 units take a fraction of a second on a disk, some
+seconds on S3.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ from importlib import metadata
 
 import pyarrow as pa
 
-from cluster.errors import CommitError
+from cluster.errors import CommitError, StoreError
 from cluster.receipts import Counts, Receipt, check_reasons, ids_digest
 from cluster.run_record import differences, fingerprint, open_run, read_run
 from cluster.shards import decode_shard, encode_shard
@@ -50,6 +51,7 @@ logger = logging.getLogger(__name__)
 # Receipts are small and the wait is the network's: this many are read at a time.
 NUM_READERS = 16
 _UNIT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_SHARD_KEY = re.compile(r"data/round=[0-9]+/[^/]+\.parquet")
 _RECEIPT_KEY = re.compile(r"receipts/([^/]+)/(0|[1-9][0-9]*)\.json")
 
 
@@ -168,6 +170,27 @@ class Ledger:
             # A listing is no snapshot: while another attempt commits, a later page may be newer.
             return plan_next_rounds(self._store.list("receipts"), units)
 
+    def remove_orphans(self) -> list[str]:
+        """Deletes the shards under data/ that no receipt names, and returns their keys.
+
+        Safe only once every (unit, round) of the run has its receipt, and that is the caller's to
+        know: before, a file without a receipt may be one whose commit is still under way. A file
+        that the store does not let go of is logged, and not returned.
+        """
+        # Files first: one that appears after this listing is not judged by it.
+        keys = [key for key in self._store.list("data") if _SHARD_KEY.fullmatch(key)]
+        named = {receipt.file for receipt in self.receipts()}
+        return [key for key in keys if key not in named and self._discard(key)]
+
+    def _discard(self, key: str) -> bool:
+        """Deletes what no receipt names; False where the store refuses, which costs room only."""
+        try:
+            self._store.delete(key)
+        except StoreError as error:
+            logger.warning("an orphan stays, no reader of receipts sees it: %s", error)
+            return False
+        return True
+
     def _put_rows(
         self, unit_id: str, round_index: int, table: pa.Table, uncompressed: Collection[str]
     ) -> tuple[str | None, str, int]:
@@ -175,10 +198,15 @@ class Ledger:
             return None, "", 0
         shard = encode_shard(table, uncompressed=uncompressed)
         key = f"data/round={round_index}/{unit_id}-{shard.sha256[:16]}.parquet"
-        is_new = self._store.put_if_absent(key, shard.data)
         # Where an attempt before this one got as far as here, look: a receipt vouches for ever.
-        if not is_new and hashlib.sha256(self._store.read(key)).hexdigest() != shard.sha256:
-            raise CommitError(f"{key} in {self._store.uri} does not hold what its name says")
+        while not self._store.put_if_absent(key, shard.data):
+            try:
+                data = self._store.read(key)
+            except FileNotFoundError:
+                continue  # an attempt with equal rows has lost and removed them: so will this one
+            if hashlib.sha256(data).hexdigest() != shard.sha256:
+                raise CommitError(f"{key} in {self._store.uri} does not hold what its name says")
+            break
         return key, shard.sha256, len(shard.data)
 
     def _settle(self, receipt: Receipt) -> Commit:
@@ -192,6 +220,9 @@ class Ledger:
         is_winner = winner == receipt
         if not is_winner:
             logger.info("%s was committed by another attempt: %s is not used", key, receipt.file)
+            # Equal rows share one file, which is then the winner's.
+            if receipt.file is not None and receipt.file != winner.file:
+                self._discard(receipt.file)
         return Commit(receipt=winner, is_winner=is_winner)
 
 

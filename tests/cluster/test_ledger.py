@@ -88,8 +88,61 @@ def test_the_second_attempt_gets_the_winners_rows(store_uri: str) -> None:
     first, second = _commit(store, "a"), _commit(store, "b")
     assert (first.is_winner, second.is_winner) == (True, False)
     assert second.receipt == first.receipt
-    assert len(store.list("data")) == 2, "the loser's file is an orphan"
+    assert store.list("data") == [first.receipt.file], "the loser removes its own file"
     assert _check_one_commit(store, ["a", "b"]) == "a"
+
+
+class _NoDeletes(LocalStore):
+    """A bucket whose policy forbids it."""
+
+    def delete(self, key: str) -> None:
+        raise StoreError(f"{self.uri}: delete {key!r} failed: 403")
+
+
+def test_a_loser_that_may_not_delete_goes_on_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = _NoDeletes(str(tmp_path))
+    winner = _commit(store, "a")
+    assert _commit(store, "b").receipt == winner.receipt
+    assert len(store.list("data")) == 2
+    assert "an orphan stays" in caplog.text
+    assert Ledger(store, "f").remove_orphans() == []
+
+
+def test_losers_with_equal_rows_do_not_trip_over_each_other(tmp_path: Path) -> None:
+    class Vanishing(LocalStore):
+        """The first loser removes the file between this one's put and its look at it."""
+
+        def read(self, key: str) -> bytes:
+            if removed.pop(key, False):
+                self.delete(key)
+            return super().read(key)
+
+    store = _NoDeletes(str(tmp_path))
+    winner, _ = _commit(store, "a"), _commit(store, "b")
+    (orphan,) = {*store.list("data")} - {winner.receipt.file}
+    removed = {orphan: True}
+    assert _commit(Vanishing(str(tmp_path)), "b").receipt == winner.receipt
+    assert not removed
+    assert store.list("data") == [winner.receipt.file]
+
+
+def test_orphans_of_crashes_are_removed_and_nothing_else(store_uri: str) -> None:
+    store = open_store(store_uri)
+    ledger = Ledger(store, "f")
+    assert ledger.remove_orphans() == []
+    for unit_id in ("u0", "u1"):
+        with contextlib.suppress(_CrashError):
+            _commit(CrashingStore(store, 0, is_after=True), "a", unit_id)
+        _commit(store, "b", unit_id)
+    store.put("data/README.md", b"not ours")
+    orphans = {*store.list("data")} - {"data/README.md", *(r.file for r in ledger.receipts())}
+    assert set(ledger.remove_orphans()) == orphans
+    assert len(orphans) == 2
+    assert len(store.list("data")) == 3
+    assert [ledger.read_rows(one).num_rows for one in ledger.receipts()] == [3, 3]
+    assert ledger.remove_orphans() == []
 
 
 def test_the_same_rows_again_make_no_second_file(store_uri: str) -> None:
