@@ -56,31 +56,41 @@ INSTRUCTIONS: Final[dict[str, Instruction]] = {
 }
 
 
-def find_instruction(instruction_id: str, text: str = "") -> Instruction:
+def find_instruction(
+    instruction_id: str, text: str = "", *, field: str = "instruction"
+) -> Instruction:
     """The shipped instruction of that id, or `text` under an id of its own.
 
+    Args:
+        instruction_id: a shipped id, or a new one for `text`.
+        text: empty for a shipped instruction.
+        field: the config field that holds `text`; the id's is called the same with `_id` behind.
+
     Raises:
-        ValueError: an unknown id without text, or a shipped id with another text.
+        ValueError: an unknown id without text, a shipped id with another text, or a text that
+            cannot be written down because it holds a lone surrogate.
     """
+    if any(unicodedata.category(char) == "Cs" for char in text):
+        raise ValueError(f"field {field!r} is {text!r}: holds half a character; write it in UTF-8")
     shipped = INSTRUCTIONS.get(instruction_id)
     if shipped is None and not text:
         nearest = difflib.get_close_matches(instruction_id, INSTRUCTIONS, n=1, cutoff=0.0)
         raise ValueError(
-            f"field 'instruction_id' is {instruction_id!r}: must be one of "
+            f"field '{field}_id' is {instruction_id!r}: must be one of "
             f"{', '.join(INSTRUCTIONS)}; did you mean {nearest[0]!r}? "
-            "For a text of your own, set 'instruction' as well"
+            f"For a text of your own, set {field!r} as well"
         )
     if shipped is not None and text and text != shipped.text:
         raise ValueError(
-            f"field 'instruction' is {text!r}, but {instruction_id!r} names another text: "
-            "give your text an 'instruction_id' of its own"
+            f"field {field!r} is {text!r}, but {instruction_id!r} names another text: "
+            f"give your text an '{field}_id' of its own"
         )
     return shipped or Instruction(instruction_id, text)
 
 
 def clean_text(text: str) -> str:
-    """NFC; controls, zero-width, private and unassigned characters dropped; white space runs made
-    one space.
+    """NFC; controls, zero-width, private and unassigned characters and lone surrogates dropped;
+    white space runs made one space.
     """
     spaced = " ".join(unicodedata.normalize("NFC", text).split())
     kept = "".join(char for char in spaced if unicodedata.category(char)[0] != "C")

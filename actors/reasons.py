@@ -49,6 +49,7 @@ class RowError(Exception):
         self.message = message
 
     def to_error(self) -> str:
-        """The text of the `error` column: one line, bounded."""
+        """The text of the `error` column: one line, bounded, and UTF-8 whatever it quotes."""
         line = " ".join(f"{self.reason}: {self.message}".split())
+        line = line.encode(errors="backslashreplace").decode()
         return line if len(line) <= MAX_MESSAGE_CHARS else line[: MAX_MESSAGE_CHARS - 3] + "..."

@@ -142,8 +142,9 @@ SEED_SCHEMA = pa.schema(
 
 
 def _digest(*parts: object) -> bytes:
-    # Length-prefixed, so that ("ab", "c") and ("a", "bc") differ.
-    texts = [str(part).encode() for part in parts]
+    # Length-prefixed, so that ("ab", "c") and ("a", "bc") differ. A lone surrogate, which JSON can
+    # spell, has bytes of its own: naming a seed never fails.
+    texts = [str(part).encode(errors="surrogatepass") for part in parts]
     return hashlib.sha256(b"".join(b"%d:%s" % (len(text), text) for text in texts)).digest()
 
 

@@ -164,3 +164,8 @@ def test_an_error_text_is_one_bounded_line() -> None:
     error = RowError(Reason.ENGINE_ERROR, "first\n  second " + "x" * 1000).to_error()
     assert error.startswith("engine_error: first second x")
     assert len(error) == MAX_MESSAGE_CHARS
+
+
+def test_an_error_text_that_quotes_a_lone_surrogate_can_be_stored() -> None:
+    error = RowError(Reason.SEED_UNREADABLE, "a \ud800 b").to_error()
+    assert error == "seed_unreadable: a \\ud800 b"

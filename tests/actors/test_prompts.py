@@ -27,6 +27,22 @@ def test_an_unknown_id_names_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
+    ("instruction_id", "text", "named"),
+    [
+        ("nothing", "", "field 'prompt_id' is"),
+        ("write-v1", "other", "field 'prompt' is"),
+        ("mine-v1", "a \ud800", "field 'prompt' is"),
+    ],
+)
+def test_a_wrong_instruction_names_the_field_it_came_from(
+    instruction_id: str, text: str, named: str
+) -> None:
+    with pytest.raises(ValueError, match=named) as caught:
+        find_instruction(instruction_id, text, field="prompt")
+    assert "'instruction" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("text", "cleaned"),
     [
         ("  a \t red\n\nstar  ", "a red star"),
@@ -35,13 +51,14 @@ def test_an_unknown_id_names_the_nearest() -> None:
         ("cafe\u0301", "caf\u00e9"),
         ("\u200b \x07", ""),
         ("a\u00a0b", "a b"),
+        ("a \ud800 star", "a star"),  # what JSON's "\\ud800" is in Python
     ],
 )
 def test_text_is_cleaned(text: str, cleaned: str) -> None:
     assert clean_text(text) == cleaned
 
 
-@given(st.text(max_size=60))
+@given(st.text(st.characters(), max_size=60))
 def test_cleaned_text_is_one_plain_line_and_stays_as_it_is(text: str) -> None:
     cleaned = clean_text(text)
     assert clean_text(cleaned) == cleaned
