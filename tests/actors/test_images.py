@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from actors.images import check_image, decode_image, encode_image, image_from_floats
+from actors.images import (
+    FORMATS,
+    check_image,
+    decode_image,
+    encode_image,
+    estimate_image_bytes,
+    image_from_floats,
+)
 from actors.reasons import Reason, RowError
 
 
@@ -83,6 +90,14 @@ def test_animations_are_refused() -> None:
     buffer = io.BytesIO()
     _picture().save(buffer, "WEBP", save_all=True, append_images=[_picture().rotate(180)])
     assert _reason(decode_image, buffer.getvalue()) == Reason.IMAGE_UNREADABLE
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_every_format_has_an_estimate_between_a_flat_picture_and_noise(image_format: str) -> None:
+    flat = encode_image(Image.new("RGB", (256, 256), (9, 99, 200)), image_format)
+    noise = encode_image(_picture(256, 256), image_format)
+    estimate = estimate_image_bytes(256, 256, image_format)
+    assert len(flat.data) < estimate < len(noise.data)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
