@@ -2,17 +2,13 @@
 
 Pure: nothing is measured, loaded or started, so that it answers at once on any machine.
 
-Limits: bytes are estimates from the image format (see `BYTES_PER_PIXEL`); time and cost need rates
-that only a running model gives, and are not guessed here.
+Limits: time and cost need rates that only a running model gives, and are not guessed here.
 """
 
 import math
 from dataclasses import dataclass
 
-# Encoded bytes a pixel of photographs and SDXL renders at the default qualities; flat pictures,
-# such as the embedded world's, take a fifth of it.
-BYTES_PER_PIXEL = {"png": 1.6, "jpeg": 0.35, "webp": 0.25}
-# Two units wait or run at each of a round's three stages when the pools keep up.
+# Two units wait or run at each stage when the pools keep up.
 UNITS_IN_FLIGHT_A_STAGE = 2
 
 
@@ -40,17 +36,13 @@ class Plan:
     num_rounds: int
     unit_size: int
     pools: tuple[PoolPlan, ...]
-    image_bytes: int  # one encoded image, estimated
+    num_stages: int  # of all rounds together
+    row_bytes: int  # what one pair weighs, estimated
 
     @property
     def num_units(self) -> int:
         """Commits a round."""
         return math.ceil(self.num_chains / self.unit_size)
-
-    @property
-    def num_stages(self) -> int:
-        """draw, describe and record in every round."""
-        return 3 * self.num_rounds
 
     @property
     def num_pairs(self) -> int:
@@ -65,19 +57,14 @@ class Plan:
     @property
     def total_bytes(self) -> int:
         """What the finished dataset takes, about."""
-        return self.num_pairs * self.image_bytes
+        return self.num_pairs * self.row_bytes
 
     @property
     def bytes_in_flight(self) -> int:
-        """Images in the object store at a time, about; `record` drops them, so that rounds only
-        add to it while several are being worked on at once."""
+        """Bytes in the object store at a time, about; they are dropped once committed, so that
+        rounds only add to them while several are being worked on at once."""
         units = min(self.num_units, UNITS_IN_FLIGHT_A_STAGE * self.num_stages)
-        return units * self.unit_size * self.image_bytes
-
-
-def estimate_image_bytes(width_px: int, height_px: int, image_format: str) -> int:
-    """Encoded size of a photographic image."""
-    return round(width_px * height_px * BYTES_PER_PIXEL[image_format])
+        return units * self.unit_size * self.row_bytes
 
 
 def count_calls(num_chains: int, num_rounds: int, unit_size: int, batch_size: int) -> int:

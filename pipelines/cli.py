@@ -26,7 +26,7 @@ from cluster.errors import PairloomError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s"
     )
@@ -43,11 +43,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return verb(arguments)
     except ValueError as error:
         return _fail("error", error, 2)
-    except PairloomError as error:
+    except (PairloomError, OSError) as error:
         return _fail(type(error).__name__, error, 1)
     except KeyboardInterrupt:
         print("interrupted: what is committed stays; the same command goes on", file=sys.stderr)
         return 130
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Lets `--json` stand before, between and after the words, which argparse alone does not."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    words = [word for word in rest if "=" in word and not word.startswith("-")]
+    if rest != words or (rest and not hasattr(arguments, "words")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.words += words
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,9 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from actors.images import estimate_image_bytes
 from actors.models import resolve_model
 from cluster import config as config_files
-from cluster.plan import Plan, PoolPlan, count_calls, estimate_image_bytes
+from cluster.plan import Plan, PoolPlan, count_calls
 from cluster.pool import PoolConfig
 from cluster.session import plan_session
 from cluster.storage import open_store
@@ -34,6 +35,9 @@ def load_config(path: str, words: Sequence[str]) -> SynergyConfig:
         resolve_model(config.generator.model, "sdxl")
     if config.captioner.backend == "hf_mllm":
         resolve_model(config.captioner.model, "llava")
+    author = config.seeds.author
+    if config.seeds.path is None and author.model.backend == "hf_mllm":
+        resolve_model(author.model.model, "llava")
     return config
 
 
@@ -56,7 +60,8 @@ def make_plan(config: SynergyConfig) -> Plan:
         num_rounds=config.num_rounds,
         unit_size=config.unit_size,
         pools=pools,
-        image_bytes=estimate_image_bytes(image.width_px, image.height_px, image.image_format),
+        num_stages=config.num_rounds * len(stages_of_round(0)),
+        row_bytes=estimate_image_bytes(image.width_px, image.height_px, image.image_format),
     )
 
 
@@ -74,7 +79,7 @@ def describe_plan(plan: Plan, config: SynergyConfig) -> str:
         _describe_pool(plan.pools[0], config.generator.backend, config.generator.model),
         _describe_pool(plan.pools[1], config.captioner.backend, config.captioner.model),
         f"GPUs       {plan.gpus:g} asked, {present:g} on this machine",
-        f"bytes      about {_bytes(plan.total_bytes)} in all, {_bytes(plan.image_bytes)} an image, "
+        f"bytes      about {_bytes(plan.total_bytes)} in all, {_bytes(plan.row_bytes)} an image, "
         f"up to {_bytes(plan.bytes_in_flight)} in flight",
     ]
     return "\n".join(lines)
@@ -82,7 +87,7 @@ def describe_plan(plan: Plan, config: SynergyConfig) -> str:
 
 def plan_to_dict(plan: Plan) -> dict[str, Any]:
     """The plan as JSON-able values, the derived numbers included."""
-    derived = ("num_units", "num_stages", "num_pairs", "gpus", "total_bytes", "bytes_in_flight")
+    derived = ("num_units", "num_pairs", "gpus", "total_bytes", "bytes_in_flight")
     return dataclasses.asdict(plan) | {name: getattr(plan, name) for name in derived}
 
 

@@ -1,9 +1,8 @@
 """Runs a synergy config from its seeds to the last receipt, or from wherever an attempt before it
 got to.
 
-Everything that can be wrong with the input is found before Ray starts (`prepare`); then pools and
-loop run (`execute`); then the ledger is counted (`reconcile`), because what the ledger says is
-what the user has.
+The input is checked first (`attempt.py`); then pools and loop run (`execute`); then the ledger is
+counted (`run_totals.py`), because what the ledger says is what the user has.
 
 Limits: the driver only watches. If it dies, running units are lost up to their last commit, and
 the same command goes on from there.
@@ -12,9 +11,8 @@ the same command goes on from there.
 import logging
 import time
 from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,41 +21,25 @@ import pyarrow as pa
 from actors.image_to_text import build_image_to_text
 from actors.text_to_image import build_text_to_image
 from actors.text_to_text import build_text_to_text
-from cluster.ledger import Ledger
+from cluster.errors import PairloomError
 from cluster.pool import Pool, PoolConfig, start_pool
 from cluster.receipts import Receipt
-from cluster.run_record import open_run
 from cluster.session import session, unwrapped
-from cluster.storage import Store, open_store
 from cluster.telemetry import Board, Progress, start_board
 from pipelines import seeds as seed_tables
+from pipelines.attempt import Attempt, prepare
 from pipelines.run_totals import Totals, reconcile
 from pipelines.stages import STAGE_CPUS
 from pipelines.synergy import (
-    Models,
     Pools,
     SynergyConfig,
     build,
     constant_columns,
-    fingerprint_fields,
-    resolved,
     stages_of_round,
 )
 from pipelines.units import Unit, UnitSource, plan_remaining, slice_units
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A config whose input has been checked, with its place in the ledger."""
-
-    config: SynergyConfig
-    models: Models
-    store: Store
-    ledger: Ledger
-    seeds: pa.Table | None  # None: the author has yet to write them
-    started_at: float
 
 
 def run(config: SynergyConfig) -> Totals:
@@ -67,71 +49,45 @@ def run(config: SynergyConfig) -> Totals:
         ValueError: something in the config, the seeds or the environment is wrong.
         PairloomError: the run cannot go on; what is committed stays, and the same call resumes.
     """
-    job = prepare(config)
-    if job.seeds is not None:
-        units, before = _remaining(job, job.seeds)
-        if not units:
-            return _count(job, job.seeds.num_rows, before, {})
-    with session(config.cluster, num_gpus_needed=gpus_needed(config, job.seeds is None)):
-        seeds = job.seeds if job.seeds is not None else _author(job)
-        units, before = _remaining(job, seeds)
-        loads = execute(job, units, seeds.num_rows, before) if units else {}
-    return _count(job, seeds.num_rows, before, loads)
-
-
-def prepare(config: SynergyConfig) -> Job:
-    """Checks models, storage and seeds, and claims the output prefix; touches no GPU."""
-    started_at = time.time()
-    store = open_store(config.output)
-    with ThreadPoolExecutor() as threads:
-        probe = threads.submit(store.check_writable)
-        generator = threads.submit(config.generator.identity)
-        models = Models(generator=generator.result(), captioner=config.captioner.identity())
-        probe.result()
-    if config.seeds.path is not None:
-        table = seed_tables.read_table(config.seeds, config.run_seed)
-        identity = seed_tables.table_identity(table)
+    attempt = prepare(config)
+    seeds, loads = attempt.seeds, dict[str, int]()
+    if seeds is None:
+        with _session(config, gpus_needed(config, attempt.seeds is None)):
+            seeds = _author(attempt)
+            units, before = _remaining(attempt, seeds)
+            loads = execute(attempt, units, seeds.num_rows, before)
     else:
-        table = None
-        identity = seed_tables.author_identity(config.seeds, config.seeds.author.model.identity())
-    fields = fingerprint_fields(config, models, identity)
-    ledger = Ledger(store, open_run(store, resolved(config), fields))
-    if table is not None:
-        table = seed_tables.commit_table(store, table)
-    else:
-        table = seed_tables.find_table(store)
-    return Job(
-        config=config,
-        models=models,
-        store=store,
-        ledger=ledger,
-        seeds=table,
-        started_at=started_at,
-    )
+        units, before = _remaining(attempt, seeds)
+        if units:
+            with _session(config, gpus_needed(config, attempt.seeds is None)):
+                loads = execute(attempt, units, seeds.num_rows, before)
+    return _finish(attempt, seeds.num_rows, before, loads)
 
 
 def write_seeds(config: SynergyConfig) -> pa.Table:
     """Only the seed table: reads or writes it, commits it, and returns it."""
-    job = prepare(config)
-    if job.seeds is not None:
-        return job.seeds
-    with session(config.cluster, num_gpus_needed=_gpus(config.seeds.author.pool)):
-        return _author(job)
+    attempt = prepare(config)
+    if attempt.seeds is not None:
+        return attempt.seeds
+    with _session(config, _gpus(config.seeds.author.pool)):
+        return _author(attempt)
 
 
-def execute(job: Job, units: list[Unit], num_chains: int, before: list[Receipt]) -> dict[str, int]:
+def execute(
+    attempt: Attempt, units: list[Unit], num_chains: int, before: list[Receipt]
+) -> dict[str, int]:
     """Runs the loop over `units`; returns how often each model was loaded."""
     import ray
 
-    config = job.config
+    config = attempt.config
     generator = partial(build_text_to_image, config.generator)
     captioner = partial(build_image_to_text, config.captioner)
     with (
         _pool("generator", generator, config.pools.generator) as draws,
         _pool("captioner", captioner, config.pools.captioner) as describes,
-        _watch(job, num_chains, before) as board,
+        _watch(attempt, num_chains, before) as board,
     ):
-        source = UnitSource(units, config.is_loop, job.ledger)
+        source = UnitSource(units, config.is_loop, attempt.ledger)
         # With the default of a whole CPU a read, replicas that filled a small machine starved the
         # reads: one unit got through and the run stood still.
         chains = ray.data.read_datasource(
@@ -141,47 +97,70 @@ def execute(job: Job, units: list[Unit], num_chains: int, before: list[Receipt])
             chains,
             Pools(generator=draws, captioner=describes),
             _fit_stages(config, len(units)),
-            job.ledger,
-            constant_columns(config, job.models),
+            attempt.ledger,
+            constant_columns(config, attempt.models),
             board,
         )
         _consume(done)
         return {pool.name: pool.stats().num_loads for pool in (draws, describes)}
 
 
-def _count(job: Job, num_chains: int, before: list[Receipt], loads: dict[str, int]) -> Totals:
-    return reconcile(
-        job.ledger.receipts(),
+def _finish(
+    attempt: Attempt, num_chains: int, before: list[Receipt], loads: dict[str, int]
+) -> Totals:
+    totals = reconcile(
+        attempt.ledger.receipts(),
         before,
-        output=job.config.output,
+        output=attempt.config.output,
         num_chains=num_chains,
-        num_rounds=job.config.num_rounds,
+        num_rounds=attempt.config.num_rounds,
         model_loads=loads,
-        started_at=job.started_at,
+        started_at=attempt.started_at,
         ended_at=time.time(),
     )
+    # Every (unit, round) has its receipt now, so that a file without one can never get one: it was
+    # left by a kill between its two writes. Readers that glob data/ would count its rows twice.
+    removed = attempt.ledger.remove_orphans()
+    if removed:
+        logger.info("%d files of killed attempts, never committed, were removed", len(removed))
+    return totals
 
 
-def _remaining(job: Job, seeds: pa.Table) -> tuple[list[Unit], list[Receipt]]:
-    units = slice_units(seeds, job.config.unit_size)
-    next_rounds = job.ledger.next_rounds(unit.unit_id for unit in units)
-    before = job.ledger.receipts() if any(next_rounds.values()) else []
+def _remaining(attempt: Attempt, seeds: pa.Table) -> tuple[list[Unit], list[Receipt]]:
+    units = slice_units(seeds, attempt.config.unit_size)
+    next_rounds = attempt.ledger.next_rounds(unit.unit_id for unit in units)
+    before = attempt.ledger.receipts() if any(next_rounds.values()) else []
     if before:
         logger.info(
             "%d of %d units x rounds were committed before",
             len(before),
-            len(units) * job.config.num_rounds,
+            len(units) * attempt.config.num_rounds,
         )
-    return plan_remaining(units, next_rounds, job.config.num_rounds), before
+    return plan_remaining(units, next_rounds, attempt.config.num_rounds), before
 
 
-def _author(job: Job) -> pa.Table:
-    seeds = job.config.seeds
+def _author(attempt: Attempt) -> pa.Table:
+    seeds = attempt.config.seeds
     author = seeds.author
     with _pool("author", partial(build_text_to_text, author.model), author.pool) as pool:
         ask = seed_tables.ask_with(pool.run_blocking, author.prompt_used().text)
-        table = seed_tables.write_table(seeds, job.config.run_seed, ask)
-    return seed_tables.commit_table(job.store, table)
+        table = seed_tables.write_table(seeds, attempt.config.run_seed, ask)
+    return seed_tables.commit_table(attempt.store, table)
+
+
+@contextmanager
+def _session(config: SynergyConfig, num_gpus: float) -> Generator[None]:
+    """Ray, with a word to the user before the seconds that it takes and one after."""
+    logger.info("output %s; starting or joining Ray", config.output)
+    with session(config.cluster, num_gpus_needed=num_gpus) as info:
+        logger.info(
+            "Ray %s: %g CPUs, %g GPUs%s; models are loading",
+            "started here" if info.is_started_here else "joined",
+            info.num_cpus,
+            info.num_gpus,
+            f", dashboard {info.dashboard_url}" if info.dashboard_url else "",
+        )
+        yield
 
 
 def gpus_needed(config: SynergyConfig, has_author: bool) -> float:
@@ -210,13 +189,14 @@ def _pool(name: str, factory: Any, config: PoolConfig) -> Generator[Pool]:
 
 
 @contextmanager
-def _watch(job: Job, num_chains: int, before: list[Receipt]) -> Generator[Board]:
+def _watch(attempt: Attempt, num_chains: int, before: list[Receipt]) -> Generator[Board]:
     """A board for the stages, shown while the body runs; what was committed before is on it."""
-    num_rounds = job.config.num_rounds
+    num_rounds = attempt.config.num_rounds
     board = start_board()
-    for receipt in before:
-        rows = receipt.num_pairs + receipt.num_error_rows + receipt.num_stopped
-        for name in stages_of_round(receipt.round_index):
+    for r in range(num_rounds):
+        of_round = [receipt for receipt in before if receipt.round_index == r]
+        rows = sum(x.num_pairs + x.num_error_rows + x.num_stopped for x in of_round)
+        for name in stages_of_round(r) if rows else ():
             board.add(name, rows)
     totals = {name: num_chains for r in range(num_rounds) for name in stages_of_round(r)}
     pair_stages = [stages_of_round(r)[-1] for r in range(num_rounds)]
@@ -233,4 +213,11 @@ def _consume(chains: Any) -> None:
         for _ in chains.iter_internal_ref_bundles():
             pass
     except Exception as error:
-        raise unwrapped(error) from error
+        cause = unwrapped(error)
+        if isinstance(cause, PairloomError):
+            raise cause from error
+        # A fault of ours or of Ray's, not of the input, whatever its class.
+        raise PairloomError(
+            f"a stage failed with {type(cause).__name__}: {cause}; what is committed stays, the "
+            "same command goes on"
+        ) from error

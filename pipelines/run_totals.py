@@ -5,6 +5,7 @@ Pure: receipts in, numbers out.
 Limits: counts what receipts say; whether the files still match them is for a verifier to tell.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -22,11 +23,18 @@ class Totals:
     num_pairs: int
     num_error_rows: int
     num_stopped: int
+    error_reasons: dict[str, int]  # reason code -> error rows, commonest first
     num_resumed: int  # rows that were committed before this attempt
     model_loads: dict[str, int]
     first_commit_s: float | None  # from the start of this attempt; None when nothing was left
     wall_s: float
     pairs_per_s: float  # of this attempt, its start included
+
+
+def count_reasons(receipts: list[Receipt]) -> dict[str, int]:
+    """Error rows by reason code, commonest first."""
+    reasons = sum((Counter(receipt.error_reasons) for receipt in receipts), Counter[str]())
+    return dict(reasons.most_common())
 
 
 def reconcile(
@@ -70,6 +78,7 @@ def reconcile(
         num_pairs=pairs,
         num_error_rows=errors,
         num_stopped=stopped,
+        error_reasons=count_reasons(receipts),
         num_resumed=sum(receipt.num_rows for receipt in before),
         model_loads=model_loads,
         first_commit_s=round(min(commits) - started_at, 2) if commits else None,

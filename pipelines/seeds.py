@@ -49,7 +49,7 @@ def author_identity(config: SeedsConfig, model: ModelIdentity) -> Row:
         "max_chars": config.max_chars,
         "prompt_id": author.prompt_id,
         "prompt_sha256": author.prompt_used().sha256,
-        "author": {"id": model.id, "digest": model.digest} | author.model.sampling_params(),
+        "author": {"is": model.digest or model.id} | author.model.sampling_params(),
     }
 
 

@@ -13,7 +13,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -36,9 +36,9 @@ SUFFIXES = (".txt", ".jsonl", ".csv", ".parquet")
 class SeedsConfig:
     """Where the seeds come from: a file when `path` is set, else the author model."""
 
-    path: str | None = None  # .txt .jsonl .csv .parquet, local or s3:// gs:// az://
+    path: str | None = None  # .txt .jsonl .csv .parquet, local or s3:// gs:// az://; before author
     column: str = "seed"  # of jsonl, csv and Parquet
-    limit: int | None = None  # only the first so many seeds
+    limit: int | None = None  # only the first so many seeds of the file
     max_chars: int = 2000  # a longer seed becomes an error row
     author: AuthorConfig = field(default_factory=AuthorConfig)
 
@@ -60,6 +60,7 @@ class RawSeed:
     text: str
     source: str
     problem: RowError | None = None
+    has_column: bool | None = None  # None where there is no row to look into
 
 
 def read_seeds(config: SeedsConfig) -> list[RawSeed]:
@@ -103,8 +104,10 @@ def to_seed_table(seeds: list[RawSeed], *, run_seed: int, max_chars: int) -> pa.
     for seed in seeds:
         text = clean_text(seed.text)
         texts.append(text)
-        problems.append(seed.problem or _find_problem(text, seen, max_chars))
-        seen.add(text)
+        problem = seed.problem or _find_problem(text, seen, max_chars)
+        problems.append(problem)
+        if problem is None:
+            seen.add(text)  # a seed is a repeat only of one that is used
     rows = [
         {
             "chain_id": chain_id,
@@ -158,7 +161,8 @@ def _read_txt(data: bytes, column: str, name: str) -> Iterator[RawSeed]:
 
 def _read_jsonl(data: bytes, column: str, name: str) -> Iterator[RawSeed]:
     seeds = [_from_json(line, column) for line in _lines(data, name)]
-    if seeds and all(seed.problem and "has no" in seed.problem.message for seed in seeds):
+    objects = [seed for seed in seeds if seed.has_column is not None]
+    if objects and not any(seed.has_column for seed in objects):
         raise ValueError(
             f"field 'seeds.column' is {column!r}: no line of {name} has it; set seeds.column=..."
         )
@@ -180,22 +184,34 @@ def _from_json(line: RawSeed, column: str) -> RawSeed:
 def _from_value(row: dict[str, Any], column: str, source: str) -> RawSeed:
     value = row.get(column)
     if isinstance(value, str):
-        return _decode(value.encode(errors="surrogateescape"), source)
+        return replace(_decode(_to_bytes(value), source), has_column=True)
     found = f"holds {type(value).__name__}" if column in row else "has no such column"
-    return _unreadable(RawSeed(text=str(value), source=source), f"column {column!r} {found}")
+    seed = _unreadable(RawSeed(text=str(value), source=source), f"column {column!r} {found}")
+    return replace(seed, has_column=column in row)
+
+
+def _to_bytes(value: str) -> bytes:
+    try:
+        return value.encode(errors="surrogateescape")  # gives back the bytes that were no UTF-8
+    except UnicodeEncodeError:
+        return value.encode(errors="surrogatepass")  # half a pair: bytes that `_decode` refuses
 
 
 def _unreadable(seed: RawSeed, message: str) -> RawSeed:
-    problem = RowError(Reason.SEED_UNREADABLE, message)
-    return RawSeed(text=seed.text, source=seed.source, problem=problem)
+    return replace(seed, problem=RowError(Reason.SEED_UNREADABLE, message))
 
 
 def _read_csv(data: bytes, column: str, name: str) -> Iterator[RawSeed]:
     # surrogateescape carries bytes that are no UTF-8 through the csv reader to `_decode`.
     text = data.removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    _require(column, list(reader.fieldnames or ()), name)
-    for row in reader:
+    # An over-long field is `seed_too_long`, not a csv error that refuses the file.
+    csv.field_size_limit(len(text) + 1)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header = next(reader, [])
+    _require(column, header, name)
+    for cells in reader:
+        # A blank line is a seed that is empty, in a csv as in a txt.
+        row = dict(zip(header, cells, strict=False)) if cells else {column: ""}
         yield _from_value(row, column, f"{name}:{reader.line_num}")
 
 

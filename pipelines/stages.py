@@ -8,6 +8,7 @@ Limits: `record` keeps one unit of images in memory while it writes their shard.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -103,11 +104,19 @@ class Stage:
         if rows[0]["next_round"] > self.round_index:
             return block
         started = perf_counter()
-        done = await self.work(rows)
+        done = await self.work([dict(row) for row in rows])
         if self.board is not None:
-            num_errors = sum(bool(row["error"]) for row in done)
+            num_errors = count_new_errors(rows, done)
             self.board.add(self.name, len(done), num_errors, perf_counter() - started)
         return pa.Table.from_pylist(done, schema=CHAIN_SCHEMA)
+
+
+def count_new_errors(before: list[Row], after: list[Row]) -> int:
+    """Chains that this stage saw fail; `record` sees those that it writes an error row for."""
+    return sum(
+        bool(new["error"]) and (is_live(old) or (new["is_stopped"] and not old["is_stopped"]))
+        for old, new in zip(before, after, strict=True)
+    )
 
 
 def check_whole(rows: list[Row], stage: str) -> None:
@@ -148,11 +157,16 @@ def describe_with(pool: RowPool, round_index: int, run_seed: int) -> Work:
 
 
 async def _run_live(pool: RowPool, rows: list[Row]) -> list[Row]:
-    live = [row for row in rows if not row["error"]]
+    live = [row for row in rows if is_live(row)]
     if not live:
         return rows
     done = iter(await pool.run(live, order=rows[0]["unit_index"]))
-    return [row if row["error"] else next(done) for row in rows]
+    return [next(done) if is_live(row) else row for row in rows]
+
+
+def is_live(row: Row) -> bool:
+    """Whether anything more is grown from this chain."""
+    return not row["error"] and not row["is_stopped"]
 
 
 def record_to(ledger: Ledger, round_index: int, is_loop: bool, constants: dict[str, Any]) -> Work:
@@ -165,11 +179,12 @@ def record_to(ledger: Ledger, round_index: int, is_loop: bool, constants: dict[s
     async def work(rows: list[Row]) -> list[Row]:
         pairs = [to_pair(r, round_index, is_loop, constants) for r in rows if not r["is_stopped"]]
         table = pa.Table.from_pylist(pairs, schema=PAIR_SCHEMA)
-        num_errors = sum(bool(pair["error"]) for pair in pairs)
+        reasons = Counter(pair["error"].partition(":")[0] for pair in pairs if pair["error"])
         counts = Counts(
-            num_pairs=len(pairs) - num_errors,
-            num_error_rows=num_errors,
+            num_pairs=len(pairs) - reasons.total(),
+            num_error_rows=reasons.total(),
             num_stopped=len(rows) - len(pairs),
+            error_reasons=dict(reasons),
         )
         commit = await asyncio.to_thread(
             ledger.commit,
@@ -198,8 +213,6 @@ def to_pair(row: Row, round_index: int, is_loop: bool, constants: dict[str, Any]
         "parent_id": row["parent_id"] if is_loop else None,
         "created_at": datetime.now(UTC),
     }
-    if row["error"] and row["image"] is not None and row["image"].get("bytes") is None:
-        pair["image"] = None
     return pair
 
 
@@ -208,7 +221,8 @@ def to_next(row: Row, pair: Row | None, is_loop: bool) -> Row:
     kept = ("chain_id", "unit_id", "unit_index", "next_round", "seed", "error", "is_stopped")
     chain: Row = {name: row[name] for name in kept}
     if pair is None or pair["error"]:
-        return chain | {"error": row["error"] or (pair and pair["error"]), "is_stopped": True}
+        error = pair["error"] if pair else row["error"] or "stopped"
+        return chain | {"error": error, "is_stopped": True}
     if not is_loop:
         return chain | {"prompt": row["seed"], "error": None}
     return chain | {"prompt": pair["description"], "parent_id": pair["pair_id"], "error": None}

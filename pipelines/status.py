@@ -4,7 +4,6 @@ Limits: sees commits, not processes: a run that has not committed for long may b
 """
 
 import json
-from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +17,7 @@ from cluster.storage import open_store
 from pipelines import seeds as seed_tables
 from pipelines.contact_sheet import draw_sheet, read_chains
 from pipelines.overview import can_show_datasets, is_local, local_path
-from pipelines.run_totals import Totals
+from pipelines.run_totals import Totals, count_reasons
 
 SHEET_NAME = "contact_sheet.png"
 SHEET_CHAINS = 6
@@ -63,14 +62,14 @@ def open_ledger(output: str) -> tuple[Ledger, dict[str, Any]]:
         ValueError: there is no run.
     """
     store = open_store(output)
-    record = read_run(store)
-    return Ledger(store, record["fingerprint"]), record
+    run = read_run(store)
+    return Ledger(store, run["fingerprint"]), run
 
 
 def read_status(output: str) -> Status:
     """Reads seed table and receipts; works while the run is on, and on another machine."""
-    ledger, record = open_ledger(output)
-    config = record["record"]
+    ledger, run = open_ledger(output)
+    config = run["record"]
     table = seed_tables.find_table(open_store(output))
     receipts = ledger.receipts()
     num_chains = None if table is None else table.num_rows
@@ -83,8 +82,8 @@ def read_status(output: str) -> Status:
         num_rounds=config["num_rounds"],
         num_units=num_units,
         rounds=rounds,
-        error_reasons=dict(count_reasons(ledger, receipts)),
-        started_at=record["started_at"],
+        error_reasons=count_reasons(receipts),
+        started_at=run["started_at"],
         last_commit_at=max((receipt.committed_at for receipt in receipts), default=None),
         is_finished=num_units is not None and len(receipts) == num_units * config["num_rounds"],
     )
@@ -111,42 +110,31 @@ def describe_status(status: Status) -> str:
     return "\n".join(lines)
 
 
-def count_reasons(ledger: Ledger, receipts: list[Receipt]) -> Counter[str]:
-    """Error rows by reason code, commonest first; reads only shards that have some."""
-    reasons: Counter[str] = Counter()
-    for receipt in receipts:
-        if receipt.num_error_rows:
-            column = ledger.read_rows(receipt, columns=["error"]).column("error")
-            reasons.update(error.partition(":")[0] for error in column.to_pylist() if error)
-    return Counter(dict(reasons.most_common()))
-
-
 def write_sheet(output: str) -> str:
     """Writes a contact sheet of the first chains; returns its path.
 
     Raises:
         PairloomError: nothing is committed yet.
     """
-    ledger, record = open_ledger(output)
+    ledger, run = open_ledger(output)
     chains = read_chains(ledger, SHEET_CHAINS)
     if not chains:
         raise PairloomError(f"{output} has no pairs yet: nothing to show")
     folder = local_path(output) if is_local(output) else Path.cwd()
     path = folder / SHEET_NAME
-    draw_sheet(chains, record["record"]["num_rounds"]).save(path)
+    draw_sheet(chains, run["record"]["num_rounds"]).save(path)
     return str(path)
 
 
 def describe_totals(totals: Totals) -> str:
     """What a run ended with and how to look at it."""
-    ledger, _ = open_ledger(totals.output)
-    reasons = count_reasons(ledger, ledger.receipts()) if totals.num_error_rows else {}
+    reasons = list(totals.error_reasons.items())
     lines = [
         f"dataset    {totals.output.rstrip('/')}/data",
         f"pairs      {totals.num_pairs} from {totals.num_chains} chains x {totals.num_rounds} "
         f"rounds; {totals.num_resumed} rows were there before",
         f"error rows {totals.num_error_rows}, and {totals.num_stopped} rows not grown after them",
-        *(f"           {number} {reason}" for reason, number in list(reasons.items())[:5]),
+        *(f"           {number} {reason}" for reason, number in reasons[:5]),
         f"speed      {totals.pairs_per_s:.2f} pairs/s over {totals.wall_s:.1f} s, start included",
         f"look       pairloom look {totals.output}",
         *(["", *_snippet(totals.output)] if is_local(totals.output) else []),

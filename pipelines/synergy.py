@@ -147,6 +147,11 @@ def fingerprint_fields(config: SynergyConfig, models: Models, seeds: Row) -> Row
     is left out: a run may move to another machine and go on. Models count by digest, seeds by
     content.
     """
+    constants = constant_columns(config, models)
+    for role in ("generator", "captioner"):
+        model = constants[role]
+        # The same bytes under another name, or in another folder, are the same model.
+        constants[role] = {"is": model["digest"] or model["id"], "params": model["params"]}
     return {
         "pipeline": "synergy",
         "run_seed": config.run_seed,
@@ -154,7 +159,7 @@ def fingerprint_fields(config: SynergyConfig, models: Models, seeds: Row) -> Row
         "mode": config.mode,
         "unit_size": config.unit_size,
         "seeds": seeds,
-        **constant_columns(config, models),
+        **constants,
     }
 
 

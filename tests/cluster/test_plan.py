@@ -1,17 +1,23 @@
 """cluster/plan.py: the numbers of a run, from its numbers."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.plan import Plan, PoolPlan, count_calls, estimate_image_bytes
+from cluster.plan import Plan, PoolPlan, count_calls
 
 
 def test_a_plan_adds_up() -> None:
     generator = PoolPlan(
         name="generator", num_replicas=3, gpus_per_replica=0.5, batch_size=8, num_calls=0
     )
-    plan = Plan(num_chains=100, num_rounds=4, unit_size=64, pools=(generator,), image_bytes=1000)
+    plan = Plan(
+        num_chains=100,
+        num_rounds=4,
+        unit_size=64,
+        pools=(generator,),
+        num_stages=12,
+        row_bytes=1000,
+    )
     assert (plan.num_units, plan.num_stages, plan.num_pairs) == (2, 12, 400)
     assert plan.gpus == 1.5
     assert plan.total_bytes == 400_000
@@ -32,9 +38,3 @@ def test_calls_are_counted_as_units_are_cut(
         unit = min(unit_size, num_chains - start)
         calls += len(range(0, unit, batch_size))
     assert count_calls(num_chains, num_rounds, unit_size, batch_size) == num_rounds * calls
-
-
-@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
-def test_bytes_grow_with_the_picture(image_format: str) -> None:
-    small = estimate_image_bytes(64, 64, image_format)
-    assert 0 < 16 * small == pytest.approx(estimate_image_bytes(256, 256, image_format), rel=0.01)

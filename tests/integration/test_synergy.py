@@ -180,6 +180,44 @@ def test_a_finished_run_is_recognised_and_nothing_runs_again(
     assert _stable(tmp_path / "run") == before
 
 
+def test_all_seeds_bad_is_a_finished_run_without_pairs(
+    make_config: MakeConfig, seed_file: Path
+) -> None:
+    seed_file.write_text("\n\n\n")
+    totals = run(make_config())
+    assert (totals.num_pairs, totals.num_error_rows, totals.num_stopped) == (0, 3, 6)
+    assert totals.error_reasons == {"seed_empty": 3}
+
+
+def test_one_seed_is_a_run(make_config: MakeConfig, seed_file: Path) -> None:
+    seed_file.write_text("alone")
+    assert run(make_config()).num_pairs == 3
+
+
+def test_resample_resumes_with_the_seed_s_prompt(make_config: MakeConfig, tmp_path: Path) -> None:
+    run(make_config("mode=resample"))
+    before = _stable(tmp_path / "run")
+    for receipt in (tmp_path / "run").glob("receipts/*/2.json"):
+        receipt.unlink()
+    run(make_config("mode=resample"))
+    assert _stable(tmp_path / "run") == before
+
+
+def test_two_drivers_at_once_make_one_dataset(make_config: MakeConfig, tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    config = make_config("generator.simulated.call_s=0.2")
+    with ThreadPoolExecutor(2) as drivers:
+        totals = list(drivers.map(run, [config, config]))
+    assert [one.num_pairs for one in totals] == [30, 30]
+    rows = read_pairs(tmp_path / "run")
+    by_id = {row["pair_id"]: row for row in rows}
+    assert len(rows) == len(by_id) == 30
+    for row in rows:
+        if row["round_index"]:
+            assert row["prompt"] == by_id[row["parent_id"]]["description"]
+
+
 def test_another_config_under_the_same_output_is_refused(make_config: MakeConfig) -> None:
     run(make_config("num_rounds=1"))
     with pytest.raises(RunMismatchError) as caught:

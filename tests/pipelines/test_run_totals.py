@@ -20,6 +20,7 @@ def _receipt(unit: str, round_index: int, pairs: int, errors: int, stopped: int)
         num_pairs=pairs,
         num_error_rows=errors,
         num_stopped=stopped,
+        error_reasons={"image_blank": errors} if errors else {},
         ids_digest="d",
         fingerprint="f",
         versions={},
@@ -47,6 +48,7 @@ def _reconcile(receipts: list[Receipt], before: list[Receipt], num_chains: int =
 def test_totals_count_pairs_errors_and_what_was_not_grown() -> None:
     totals = _reconcile(RECEIPTS, [])
     assert (totals.num_pairs, totals.num_error_rows, totals.num_stopped) == (6, 1, 1)
+    assert totals.error_reasons == {"image_blank": 1}
     assert totals.first_commit_s == 10.0
     assert totals.pairs_per_s == 6 / 20
     assert totals.num_resumed == 0

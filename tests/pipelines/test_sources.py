@@ -87,6 +87,25 @@ def test_unreadable_jsonl_and_csv_rows_are_named(tmp_path: Path) -> None:
     assert reasons == [None, "seed_not_utf8"]
 
 
+def _reasons(path: Path) -> list[str | None]:
+    table = _table(SeedsConfig(path=str(path)))
+    return [e and e.partition(":")[0] for e in table.column("error").to_pylist()]
+
+
+def test_odd_rows_cost_no_other_seed(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    path.write_bytes(b'{"seed": "\\ud800"}\n{"seed": null}\n{"seed": "None"}\n')
+    reasons = _reasons(path)
+    assert reasons == ["seed_not_utf8", "seed_unreadable", None]
+    path = tmp_path / "s.csv"
+    path.write_bytes(b"n,seed\n1,first\n\n2," + b"z" * 200_000 + b"\n3\n4,last\n")
+    reasons = _reasons(path)
+    assert reasons == [None, "seed_empty", "seed_too_long", "seed_unreadable", None]
+    path.write_bytes(b'seed\nfine\n"never closed\nmore\n')
+    with pytest.raises(ValueError, match=r"s\.csv.*not readable"):
+        read_seeds(SeedsConfig(path=str(path)))
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [

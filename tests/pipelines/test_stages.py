@@ -15,6 +15,7 @@ from pipelines.stages import (
     Stage,
     StagesConfig,
     check_whole,
+    count_new_errors,
     describe_with,
     draw_with,
     record_to,
@@ -113,8 +114,24 @@ def test_a_late_attempt_follows_the_winner_into_errors_and_out_of_them(ledger: L
     after = asyncio.run(record_to(ledger, 0, True, CONSTANTS)(other))
     assert [row["is_stopped"] for row in after] == [True, False]
     assert after[0]["error"] == "image_blank: x"
+    own = [dict(row) for row in rows]
+    own[0]["error"] = "engine_error: of the loser"
+    after = asyncio.run(record_to(ledger, 0, True, CONSTANTS)(own))
+    assert after[0]["error"] == "image_blank: x"
     assert after[1]["error"] is None
     assert after[1]["prompt"] == "of <b>"
+
+
+def test_an_error_is_counted_once_where_it_happened(ledger: Ledger) -> None:
+    start = _chains(ledger, ["a", "", "c"]).to_pylist()
+    drawn = [dict(row) for row in start]
+    drawn[2]["error"] = "image_blank: x"
+    assert count_new_errors(start, drawn) == 1
+    assert count_new_errors(drawn, drawn) == 0
+    recorded = asyncio.run(record_to(ledger, 0, True, CONSTANTS)(drawn))
+    assert count_new_errors(drawn, recorded) == 2  # the rows that were written as errors
+    again = asyncio.run(record_to(ledger, 1, True, CONSTANTS)(recorded))
+    assert count_new_errors(recorded, again) == 0
 
 
 def test_stopped_chains_are_counted_not_written(ledger: Ledger) -> None:

@@ -11,7 +11,7 @@ from cluster.ledger import Ledger
 from cluster.receipts import Counts
 from cluster.storage import open_store
 from pipelines.sources import RawSeed, to_seed_table
-from pipelines.units import Unit, plan_remaining, slice_units, start_chains
+from pipelines.units import Unit, plan_remaining, skip_committed, slice_units, start_chains
 
 
 def _seeds(number: int) -> pa.Table:
@@ -31,7 +31,12 @@ def _commit(ledger: Ledger, unit: Unit, round_index: int, errors: dict[str, str]
         }
         for seed in unit.seeds
     ]
-    counts = Counts(num_pairs=len(rows) - len(errors), num_error_rows=len(errors), num_stopped=0)
+    counts = Counts(
+        num_pairs=len(rows) - len(errors),
+        num_error_rows=len(errors),
+        num_stopped=0,
+        error_reasons={"image_blank": len(errors)} if errors else {},
+    )
     ledger.commit(unit.unit_id, round_index, pa.Table.from_pylist(rows, schema=PAIR_SCHEMA), counts)
 
 
@@ -66,6 +71,14 @@ def test_a_begun_unit_goes_on_from_its_committed_descriptions(tmp_path: Path) ->
     assert [row["is_stopped"] for row in rows] == [False, True, False]
     again = start_chains(due, is_loop=False, ledger=ledger).to_pylist()
     assert [row["prompt"] for row in again] == ["scene 0", "scene 1", "scene 2"]
+
+
+def test_a_repeated_read_skips_what_was_committed_meanwhile(tmp_path: Path) -> None:
+    ledger = Ledger(open_store(str(tmp_path)), "f" * 16)
+    (unit,) = slice_units(_seeds(2), 2)
+    assert skip_committed(unit, ledger).next_round == 0
+    _commit(ledger, unit, 0, errors={})
+    assert skip_committed(unit, ledger).next_round == 1
 
 
 def test_a_chain_that_left_earlier_stays_stopped(tmp_path: Path) -> None:

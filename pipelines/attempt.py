@@ -1,0 +1,90 @@
+"""Checks everything that can be wrong with a run's input, and claims its output, before Ray starts.
+
+Limits: GPUs and CPUs are judged where Ray is started or joined (`cluster/session.py`).
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from actors.records import Row
+from cluster.errors import RunMismatchError
+from cluster.ledger import Ledger
+from cluster.run_record import open_run
+from cluster.storage import Store, open_store
+from pipelines import seeds as seed_tables
+from pipelines.overview import is_local, local_path
+from pipelines.synergy import Models, SynergyConfig, fingerprint_fields, resolved
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """A config whose input has been checked, with its place in the ledger."""
+
+    config: SynergyConfig
+    models: Models
+    store: Store
+    ledger: Ledger
+    seeds: pa.Table | None  # None: the author has yet to write them
+    started_at: float
+
+
+def prepare(config: SynergyConfig) -> Attempt:
+    """Checks models, storage and seeds, and claims the output prefix; touches no GPU."""
+    started_at = time.time()
+    check_place(config.output, os.environ)
+    store = open_store(config.output)
+    with ThreadPoolExecutor() as threads:
+        probe = threads.submit(store.check_writable)
+        generator = threads.submit(config.generator.identity)
+        models = Models(generator=generator.result(), captioner=config.captioner.identity())
+        probe.result()
+    if config.seeds.path is not None:
+        table = seed_tables.read_table(config.seeds, config.run_seed)
+        identity = seed_tables.table_identity(table)
+    else:
+        table = None
+        identity = seed_tables.author_identity(config.seeds, config.seeds.author.model.identity())
+    fields = fingerprint_fields(config, models, identity)
+    ledger = Ledger(store, _claim(store, config, fields))
+    if table is not None:
+        table = seed_tables.commit_table(store, table)
+    else:
+        table = seed_tables.find_table(store)
+    return Attempt(
+        config=config,
+        models=models,
+        store=store,
+        ledger=ledger,
+        seeds=table,
+        started_at=started_at,
+    )
+
+
+def _claim(store: Store, config: SynergyConfig, fields: Row) -> str:
+    try:
+        return open_run(store, resolved(config), fields)
+    except RunMismatchError as error:
+        if store.list("receipts"):
+            raise
+        raise RunMismatchError(
+            f"{error}\nNothing is committed there yet: to start anew, remove {store.uri}"
+        ) from None
+
+
+def check_place(output: str, environment: Mapping[str, str]) -> None:
+    """Refuses a relative folder inside a Ray job: it would lie in a copy that Ray deletes.
+
+    Raises:
+        ValueError: `output` is such a folder.
+    """
+    is_relative = is_local(output) and not local_path(output).is_absolute()
+    if is_relative and "RAY_JOB_CONFIG_JSON_ENV_VAR" in environment:
+        raise ValueError(
+            f"field 'output' is {output!r}: inside a Ray job a relative folder lies in a temporary "
+            "copy of the working directory; give an absolute path that all nodes share, or a URI"
+        )
