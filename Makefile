@@ -1,5 +1,6 @@
 # Two commands on a fresh machine with Python 3.11, make and git: `make demo` and `make test`.
-# Both install what they need into .venv; nothing outside this folder is touched.
+# Both install what they need into .venv. Outside this folder they leave what Ray, pip and datasets
+# keep: /tmp/ray, ~/.ray/auth_token, ~/.cache.
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -8,11 +9,15 @@ OUTPUT ?= out/demo
 # A GPU that nvidia-smi lists gets the CUDA build of torch; everything else the CPU build.
 FLAVOUR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 CONSTRAINTS := conf/constraints/$(FLAVOUR).txt
-# torch is installed first and by version: a range lets pip take the newest, which is a CUDA build.
-TORCH := $(shell sed -n 's/^torch==/torch==/p' $(CONSTRAINTS))
+# torch is installed first and by version: a range lets pip take the newest, with all of CUDA. Even
+# this version has a CUDA build on the plain registry and a CPU build on PyTorch's own CPU index: on
+# a laptop name that index, `make demo TORCH_INDEX=...`, and save some gigabytes.
+TORCH := $(shell grep '^torch=' $(CONSTRAINTS))
+TORCH_INDEX ?=
+PIP := $(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 PYTEST := RAY_worker_niceness=0 $(BIN)/pytest
 
-.PHONY: demo test test-slow test-gpu bench soak lint format clean
+.PHONY: demo test test-slow coverage lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pairloom run conf/synergy.yaml output=$(OUTPUT) seeds.limit=32
@@ -23,9 +28,6 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(PYTEST) -m slow --timeout 1800
-
-test-gpu: $(VENV)/.dev
-	$(PYTEST) -m gpu --timeout 1800
 
 coverage: $(VENV)/.dev
 	$(PYTEST) --cov --cov-report=term-missing --cov-fail-under=90
@@ -42,13 +44,13 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 $(VENV)/.demo: pyproject.toml $(CONSTRAINTS)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet -c $(CONSTRAINTS) -e '.[look]'
+	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
+	$(PIP) $(TORCH)
+	$(PIP) -c $(CONSTRAINTS) -e '.[look]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(BIN)/pip install --quiet -c $(CONSTRAINTS) -e '.[dev]'
+	$(PIP) -c $(CONSTRAINTS) -e '.[dev]'
 	touch $@
 
 clean:
