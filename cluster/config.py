@@ -2,7 +2,8 @@
 
 A misspelt key, a wrong type or a missing value is a `ValueError` that names the file, the key,
 the value and the nearest right key, before Ray or any model is touched. The dataclass checks its
-own ranges in `__post_init__`.
+own ranges in `__post_init__`; what that says of a field is put behind the dotted path of the
+dataclass, as several of one kind may be in a config.
 
 Limits: no includes and no defaults list: a config is one page that a reader sees whole.
 omegaconf's containers never leave this module.
@@ -38,7 +39,7 @@ def load(cls: type[T], path: str, overrides: Sequence[str] = ()) -> T:
         except OmegaConfBaseException as error:
             raise ValueError(f"{where}: {_explain(error, cls, layer)}") from None
     try:
-        return cast(T, OmegaConf.to_object(merged))
+        return cast(T, _build(merged))
     except MissingMandatoryValue as error:
         raise ValueError(
             f"config {path}: {error.full_key!r} has no value: set it in the file "
@@ -57,6 +58,26 @@ def to_dict(config: Any) -> dict[str, Any]:
 def dump(config: Any) -> str:
     """The resolved config as YAML that `load` reads back equal."""
     return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
+
+
+def _build(node: DictConfig, path: str = "") -> Any:
+    """The dataclass of a node, its parts first, so that an error of a part is told with its path.
+
+    OmegaConf.to_object does the same, but an error says nothing of where in the config it arose.
+    """
+    values: dict[str, Any] = {}
+    for name in node:
+        value = node[name]  # a value that is missing, or points nowhere, raises here
+        if isinstance(value, DictConfig) and dataclasses.is_dataclass(OmegaConf.get_type(value)):
+            values[str(name)] = _build(value, f"{path}.{name}" if path else str(name))
+        else:
+            is_container = OmegaConf.is_config(value)
+            values[str(name)] = OmegaConf.to_object(value) if is_container else value
+    cls: Any = OmegaConf.get_type(node)
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}" if path else str(error)) from None
 
 
 def _read_yaml(path: str) -> DictConfig:

@@ -26,6 +26,12 @@ class Kitchen:
     tags: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class House:
+    first: Kitchen
+    second: Kitchen
+
+
 @pytest.fixture
 def page(tmp_path: Path) -> str:
     path = tmp_path / "kitchen.yaml"
@@ -54,7 +60,7 @@ def test_dump_reads_back_equal(page: str, tmp_path: Path) -> None:
         ("oven.heat_c=warm", ["oven.heat_c is 'warm'", "Integer"]),
         ("oven.mode=steam", ["oven.mode is 'steam'", "'fan', 'grill'"]),
         ("oven=3", ["Oven"]),
-        ("oven.heat_c=-5", ["'heat_c' is -5", "0 or more"]),
+        ("oven.heat_c=-5", ["oven: field 'heat_c' is -5", "0 or more", "oven.heat_c=-5"]),
         ("num_rounds", ["key=value"]),
         ("=3", ["key=value"]),
         ("output=null", ["output is None"]),
@@ -65,6 +71,35 @@ def test_a_wrong_word_is_named(page: str, word: str, parts: list[str]) -> None:
         config.load(Kitchen, page, [word])
     for part in [*parts, page if "key=value" not in parts else word]:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "word", ["oven.heat_c=warm", "oven.mode=steam", "oven=3", "tags=3", "output=[1]"]
+)
+def test_a_word_of_a_wrong_type_is_repeated_as_it_was_given(page: str, word: str) -> None:
+    with pytest.raises(ValueError, match=r"^argument ") as caught:
+        config.load(Kitchen, page, [word])
+    assert repr(word) in str(caught.value)
+
+
+def test_equal_parts_are_told_apart_by_their_path(tmp_path: Path) -> None:
+    path = tmp_path / "house.yaml"
+    text = "first: {output: a}\nsecond: {output: b, oven: {heat_c: -1}}\n"
+    path.write_text(text)
+    said = f"^config {path}: second.oven: field 'heat_c' is -1: must be 0 or more$"
+    with pytest.raises(ValueError, match=said):
+        config.load(House, str(path))
+    path.write_text(text.replace("output: a", "tags: [x]"))
+    with pytest.raises(ValueError, match=r"'first\.output' has no value"):
+        config.load(House, str(path))
+    loaded = config.load(House, str(path), ["first.output=a", "second.oven.heat_c=5"])
+    assert loaded.first == Kitchen(output="a", tags=("x",))
+    assert loaded.second.oven == Oven(heat_c=5)
+
+
+def test_a_value_that_points_nowhere_names_its_key(page: str) -> None:
+    with pytest.raises(ValueError, match=r"kitchen\.yaml.*nowhere"):
+        config.load(Kitchen, page, ["output=${nowhere}"])
 
 
 def test_a_key_in_the_file_is_named_with_the_file(tmp_path: Path) -> None:
