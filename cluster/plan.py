@@ -3,13 +3,40 @@
 Pure: nothing is measured, loaded or started, so that it answers at once on any machine.
 
 Limits: time and cost need rates that only a running model gives, and are not guessed here.
+`check_fits` packs greedily and takes every node as empty: what other jobs hold for now is not
+known, and a packing that only a cleverer order finds is refused.
 """
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 # Two units wait or run at each stage when the pools keep up.
 UNITS_IN_FLIGHT_A_STAGE = 2
+# Stages and reads ask for .01 CPU each: a run whose replicas filled the machine to the last CPU
+# waited for ever, its models loaded, because no stage could be placed.
+CPUS_FOR_STAGES = 0.2
+# Ray counts resources in ten-thousandths.
+_ROUNDING = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What one pool asks for: so many replicas, each with its share of one node."""
+
+    name: str
+    num_replicas: int
+    num_cpus: float
+    num_gpus: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """What one machine has."""
+
+    num_cpus: float
+    num_gpus: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +92,77 @@ class Plan:
         rounds only add to them while several are being worked on at once."""
         units = min(self.num_units, UNITS_IN_FLIGHT_A_STAGE * self.num_stages)
         return units * self.unit_size * self.row_bytes
+
+
+def check_fits(demands: Sequence[Demand], nodes: Sequence[Node], *, can_autoscale: bool) -> None:
+    """Refuses pools that would wait for ever: largest replica first, first node with room.
+
+    Raises:
+        ValueError: a replica has no place, or the stages have none beside the replicas, and
+            nothing will bring more.
+    """
+    if can_autoscale or not demands:
+        return
+    rooms = [_Room(num_cpus=n.num_cpus, gpus=[1.0] * int(n.num_gpus)) for n in nodes]
+    problem = ""
+    for demand in sorted(demands, key=lambda one: (one.num_gpus, one.num_cpus), reverse=True):
+        num_placed = 0
+        while num_placed < demand.num_replicas and any(room.take(demand) for room in rooms):
+            num_placed += 1
+        if num_placed < demand.num_replicas:
+            problem = (
+                f"pool {demand.name!r} finds room for {num_placed} of its {demand.num_replicas} "
+                "replicas (each on one node, a fraction of a GPU on one GPU)"
+            )
+            break
+    num_cpus_left = sum(room.num_cpus for room in rooms)
+    if not problem and num_cpus_left + _ROUNDING < CPUS_FOR_STAGES:
+        names = ", ".join(repr(demand.name) for demand in demands)
+        problem = (
+            f"pools {names} leave {max(num_cpus_left, 0):g} CPUs for the stages, which need "
+            f"{CPUS_FOR_STAGES:g}"
+        )
+    if problem:
+        num_cpus = sum(one.num_replicas * one.num_cpus for one in demands)
+        num_gpus = sum(one.num_replicas * one.num_gpus for one in demands)
+        each = ", ".join(f"{one.name} {one.num_replicas} x ({_amounts(one)})" for one in demands)
+        raise ValueError(
+            f"the pools ask for {num_gpus:g} GPUs, {num_cpus:g} CPUs ({each}), and "
+            f"{_describe_nodes(nodes)}: {problem}. Lower num_replicas, num_gpus or num_cpus of "
+            "a pool (fractions let replicas share a GPU or a CPU), or set "
+            "cluster.can_autoscale=true if a cluster brings nodes on demand"
+        )
+
+
+@dataclass(kw_only=True)
+class _Room:
+    """What is left of one node while replicas are placed on it."""
+
+    num_cpus: float
+    gpus: list[float] = field(default_factory=list[float])
+
+    def take(self, demand: Demand) -> bool:
+        """Places one replica, unless it does not fit."""
+        share, num_gpus = min(demand.num_gpus, 1.0), math.ceil(demand.num_gpus)
+        fitting = [i for i, left in enumerate(self.gpus) if left + _ROUNDING >= share][:num_gpus]
+        if len(fitting) < num_gpus or self.num_cpus + _ROUNDING < demand.num_cpus:
+            return False
+        self.num_cpus -= demand.num_cpus
+        for index in fitting:
+            self.gpus[index] -= share
+        return True
+
+
+def _describe_nodes(nodes: Sequence[Node]) -> str:
+    kinds = Counter(_amounts(node) for node in nodes)
+    if len(nodes) == 1:
+        return f"the machine has {next(iter(kinds))}"
+    listed = ", ".join(f"{count} x ({kind})" for kind, count in kinds.items())
+    return f"the cluster has {len(nodes)} nodes: {listed}" if nodes else "the cluster has no nodes"
+
+
+def _amounts(one: Demand | Node) -> str:
+    return f"{one.num_gpus:g} GPUs, {one.num_cpus:g} CPUs"
 
 
 def count_calls(num_chains: int, num_rounds: int, unit_size: int, batch_size: int) -> int:

@@ -17,9 +17,11 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from cluster.plan import Demand, Node, check_fits
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +70,7 @@ class SessionConfig:
     has_dashboard: bool = True
     """Of a local Ray, on 127.0.0.1: shows the stages. Costs 210 MB and about a second of start."""
     can_autoscale: bool = False
-    """GPUs that are missing now will be brought: no check at the start."""
+    """Nodes that are missing now will be brought: no check at the start."""
     has_worker_logs: bool = False
     """Also prints what replicas and stages print (model libraries are chatty)."""
 
@@ -89,33 +91,41 @@ class SessionInfo:
     is_started_here: bool
     num_cpus: float
     num_gpus: float
+    nodes: tuple[Node, ...] = ()
     dashboard_url: str = ""
     logs_path: str = ""
 
 
 @contextlib.contextmanager
-def session(config: SessionConfig, *, num_gpus_needed: float = 0.0) -> Generator[SessionInfo]:
+def session(
+    config: SessionConfig, *, demands: Sequence[Demand] = (), num_gpus_needed: float = 0.0
+) -> Generator[SessionInfo]:
     """Ray for the length of a `with` block.
 
     Raises:
-        ValueError: the cluster cannot be reached, or has fewer than `num_gpus_needed` GPUs; for a
-            local Ray this is known, and raised, before anything is started.
+        ValueError: the cluster cannot be reached, or `demands` do not fit on its nodes; for a local
+            Ray this is known, and raised, before anything is started.
     """
+
+    def check(info: SessionInfo) -> None:
+        check_gpus(num_gpus_needed, info, config.can_autoscale)
+        check_fits(demands, info.nodes, can_autoscale=config.can_autoscale)
+
     address = _address_of(config)
     with prepared_environment(is_local=address is None):
         ray: Any = importlib.import_module("ray")
         if ray.is_initialized():
             info = _describe(ray, is_started_here=False)
-            check_gpus(num_gpus_needed, info, config.can_autoscale)
+            check(info)
             with _data_settings():
                 yield info
             return
         if address is None:
-            check_gpus(num_gpus_needed, plan_session(config), config.can_autoscale)
+            check(plan_session(config))
         _connect(ray, config, address)
         try:
             info = _describe(ray, is_started_here=address is None)
-            check_gpus(num_gpus_needed, info, config.can_autoscale)
+            check(info)
             with _data_settings():
                 yield info
         finally:
@@ -214,7 +224,12 @@ def plan_session(config: SessionConfig) -> SessionInfo:
     """What a local Ray would have, found out without starting it."""
     num_cpus = config.num_cpus or os.cpu_count() or 1
     num_gpus = _count_gpus() if config.num_gpus is None else config.num_gpus
-    return SessionInfo(is_started_here=True, num_cpus=num_cpus, num_gpus=num_gpus)
+    return SessionInfo(
+        is_started_here=True,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        nodes=(Node(num_cpus=num_cpus, num_gpus=num_gpus),),
+    )
 
 
 def _count_gpus() -> int:
@@ -230,13 +245,21 @@ def _describe(ray: Any, *, is_started_here: bool) -> SessionInfo:
     resources: dict[str, float] = ray.cluster_resources()
     worker: Any = importlib.import_module("ray._private.worker")
     url = worker.get_dashboard_url()
-    node = worker._global_node  # None inside a worker process
+    here = worker._global_node  # None inside a worker process
     return SessionInfo(
         is_started_here=is_started_here,
         num_cpus=resources.get("CPU", 0.0),
         num_gpus=resources.get("GPU", 0.0),
+        nodes=tuple(
+            Node(
+                num_cpus=node["Resources"].get("CPU", 0.0),
+                num_gpus=node["Resources"].get("GPU", 0.0),
+            )
+            for node in ray.nodes()
+            if node["Alive"]
+        ),
         dashboard_url=f"http://{url}" if url else "",
-        logs_path=node.get_logs_dir_path() if node is not None else "",
+        logs_path=here.get_logs_dir_path() if here is not None else "",
     )
 
 

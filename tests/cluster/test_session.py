@@ -1,5 +1,6 @@
 """What a session changes, puts back, starts and leaves alone."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import ray
 import ray.data
 
 from cluster.errors import PoolError
+from cluster.plan import Demand, Node
 from cluster.session import (
     DATA_SETTINGS,
     ENVIRONMENT,
@@ -97,20 +99,25 @@ def test_gpus_of_a_local_start_are_known_before_it(clean_environment: pytest.Mon
     assert found.num_cpus >= 1
 
 
+GENERATOR = Demand(name="generator", num_replicas=2, num_cpus=0.5, num_gpus=2)
+
+
 def test_session_inside_a_running_ray_changes_only_the_context_and_leaves_it(
     local_ray: SessionInfo,
 ) -> None:
     before = ray.data.DataContext.get_current()
     before.execution_no_progress_timeout_s = 77
-    with session(SessionConfig(num_gpus=1), num_gpus_needed=4) as info:
+    with session(SessionConfig(num_gpus=1), demands=[GENERATOR]) as info:
         assert (info.is_started_here, info.num_cpus, info.num_gpus) == (False, 2, 4)
+        assert info.nodes == (Node(num_cpus=2, num_gpus=4),)
         inside = ray.data.DataContext.get_current()
         assert {name: getattr(inside, name) for name in DATA_SETTINGS} == dict(DATA_SETTINGS)
     assert ray.data.DataContext.get_current() is before
     assert before.execution_no_progress_timeout_s == 77
     assert ray.is_initialized()
-    with pytest.raises(ValueError, match="ask for 5 GPUs and the cluster has 4"):
-        session(SessionConfig(), num_gpus_needed=5).__enter__()
+    three = dataclasses.replace(GENERATOR, num_replicas=3)
+    with pytest.raises(ValueError, match="the machine has 4 GPUs, 2 CPUs: pool 'generator'"):
+        session(SessionConfig(), demands=[three]).__enter__()
 
 
 def test_pool_error_in_a_task_is_found_under_rays_wrapping(local_ray: SessionInfo) -> None:
@@ -128,17 +135,20 @@ def test_pool_error_in_a_task_is_found_under_rays_wrapping(local_ray: SessionInf
 LOCAL = """
 import os, sys, time
 from cluster.errors import PoolError
+from cluster.plan import Demand
 from cluster.session import ENVIRONMENT, SessionConfig, session, unwrapped
 
+generator = Demand(name="generator", num_replicas=2, num_cpus=0.5, num_gpus=1)
 started_s = time.monotonic()
 try:
-    with session(SessionConfig(num_gpus=1), num_gpus_needed=2):
+    with session(SessionConfig(num_cpus=2, num_gpus=1), demands=[generator]):
         raise AssertionError
 except ValueError as error:
-    assert "ask for 2 GPUs and this machine has 1" in str(error), error
+    assert "the machine has 1 GPUs, 2 CPUs: pool 'generator'" in str(error), error
 assert time.monotonic() - started_s < 5, "a refusal must not wait for Ray"
 
-with session(SessionConfig(num_cpus=2, num_gpus=2, has_dashboard=False), num_gpus_needed=2) as info:
+config = SessionConfig(num_cpus=2, num_gpus=2, has_dashboard=False)
+with session(config, demands=[generator]) as info:
     import ray
     assert (info.is_started_here, info.num_cpus, info.num_gpus) == (True, 2, 2), info
     assert os.path.isdir(info.logs_path) and info.dashboard_url == "", info
