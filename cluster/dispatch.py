@@ -69,6 +69,8 @@ class PoolStats:
     busy_s: float
     replica_pids: tuple[int, ...] = ()
     last_failure: str = ""
+    waiting: str = ""
+    """Which replicas are not at work and what for, as a text to log; empty when all are."""
 
 
 @dataclass(order=True)
@@ -105,7 +107,10 @@ class Slot:
     """One life of one replica as the dispatcher sees it."""
 
     index: int
+    since_s: float = 0.0
+    """When it began to wait for its resources or, once it has a `pid`, to load."""
     is_ready: bool = False
+    is_over: bool = False
     pid: int = 0
     num_done: int = 0
     in_flight: list[Batch] = field(default_factory=list[Batch])
@@ -145,6 +150,32 @@ def deaths_in_row(previous: int, num_done: int) -> int:
 def restart_delay_s(num_deaths: int) -> float:
     """Seconds before the next life: none at first, then doubling, so that crash loops are slow."""
     return 0.0 if num_deaths <= 1 else min(30.0, 0.5 * 2 ** (num_deaths - 2))
+
+
+def describe_waiting(slots: Iterable[Slot], config: PoolConfig, now_s: float) -> str:
+    """Which replicas are not ready, why and for how long; empty when all are."""
+    idle = [slot for slot in slots if not slot.is_ready]
+    over = [slot for slot in idle if slot.is_over or slot.kill_reason]
+    unplaced = [slot for slot in idle if slot not in over and not slot.pid]
+    loading = [slot for slot in idle if slot not in over and slot.pid]
+    parts: list[str] = []
+    if unplaced:
+        parts.append(
+            f"{len(unplaced)} wait for resources ({config.num_cpus:g} CPUs and "
+            f"{config.num_gpus:g} GPUs each, {_longest_s(unplaced, now_s):.0f} s so far)"
+        )
+    if loading:
+        parts.append(
+            f"{len(loading)} load their model ({_longest_s(loading, now_s):.0f} s so far, "
+            f"load_timeout_s is {config.load_timeout_s:g})"
+        )
+    if over:
+        parts.append(f"{len(over)} ended and are started again")
+    return f"of {config.num_replicas} replicas " + ", ".join(parts) if parts else ""
+
+
+def _longest_s(slots: Iterable[Slot], now_s: float) -> float:
+    return max(now_s - slot.since_s for slot in slots)
 
 
 def attempts_message(name: str, batch: Batch) -> str:

@@ -26,6 +26,7 @@ from cluster.dispatch import (
     Slot,
     attempts_message,
     deaths_in_row,
+    describe_waiting,
     is_overdue,
     pick_slot,
     restart_delay_s,
@@ -106,11 +107,9 @@ class Dispatcher:
             return self._failure
         if self._num_ready() >= num_replicas:
             return Outcome()
-        loading = sum(1 for slot in self._slots.values() if slot.pid and not slot.is_ready)
         return Outcome(
             error=f"pool {self._name!r} has {self._num_ready()} of {num_replicas} replicas ready "
-            f"after {timeout_s:g} s: {loading} load their model, the others wait for "
-            f"{self._config.num_cpus:g} CPUs and {self._config.num_gpus:g} GPUs each; "
+            f"after {timeout_s:g} s: {self._waiting() or 'no other starts'}; "
             f"{self._last_failure or 'none has failed'}"
         )
 
@@ -127,6 +126,7 @@ class Dispatcher:
             busy_s=self._busy_s,
             replica_pids=tuple(slot.pid for slot in self._slots.values() if slot.is_ready),
             last_failure=self._last_failure,
+            waiting="" if self._failure else self._waiting(),
         )
 
     def close(self) -> None:
@@ -134,6 +134,10 @@ class Dispatcher:
         self._fail(Outcome(error=f"pool {self._name!r} is closed"))
         for task in self._tasks:
             task.cancel()
+
+    def _waiting(self) -> str:
+        now_s = asyncio.get_running_loop().time()
+        return describe_waiting(self._slots.values(), self._config, now_s)
 
     def _num_ready(self) -> int:
         return sum(slot.is_ready for slot in self._slots.values())
@@ -203,7 +207,8 @@ class Dispatcher:
         """Lives through the lives of one replica, until it has died too often in a row."""
         num_deaths = 0
         while self._failure is None:
-            slot = self._slots[index] = Slot(index)
+            since_s = asyncio.get_running_loop().time()
+            slot = self._slots[index] = Slot(index, since_s=since_s)
             cause = await self._live(slot)
             num_deaths = deaths_in_row(num_deaths, slot.num_done)
             self._last_failure = f"replica {self._name}/{index} ended: {cause}"
@@ -227,6 +232,7 @@ class Dispatcher:
         link = self._links[slot] = self._launch(slot.index)
         try:
             slot.pid = await link.start()
+            slot.since_s = asyncio.get_running_loop().time()
             async with asyncio.timeout(self._config.load_timeout_s):
                 error = await link.load()
             if error:
@@ -246,6 +252,7 @@ class Dispatcher:
             return slot.kill_reason or str(error)
         finally:
             slot.is_ready = False
+            slot.is_over = True
             link.kill()
             self._spawn(self._forget(slot))
 

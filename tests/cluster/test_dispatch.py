@@ -9,6 +9,7 @@ from cluster.dispatch import (
     Slot,
     attempts_message,
     deaths_in_row,
+    describe_waiting,
     is_overdue,
     pick_slot,
     restart_delay_s,
@@ -107,3 +108,20 @@ def test_slices_keep_order_and_the_short_rest() -> None:
 def test_config_names_the_wrong_field_and_its_value(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"field '{field}' of a pool is {value}"):
         PoolConfig(**{field: value})  # type: ignore[arg-type]
+
+
+def test_what_waits_is_told_with_its_reason_and_its_longest_wait() -> None:
+    config = PoolConfig(num_replicas=6, num_gpus=0.5, num_cpus=2, load_timeout_s=900)
+    slots = [
+        Slot(0, since_s=100.0),
+        Slot(1, since_s=160.0),
+        Slot(2, since_s=130.0, pid=7),
+        Slot(3, since_s=90.0, pid=8, is_over=True),
+        Slot(4, since_s=90.0, pid=9, kill_reason="a call took too long"),
+        Slot(5, since_s=90.0, pid=10, is_ready=True),
+    ]
+    assert describe_waiting(slots, config, 190.0) == (
+        "of 6 replicas 2 wait for resources (2 CPUs and 0.5 GPUs each, 90 s so far), "
+        "1 load their model (60 s so far, load_timeout_s is 900), 2 ended and are started again"
+    )
+    assert describe_waiting(slots[5:], config, 190.0) == ""

@@ -16,17 +16,21 @@ Answer = Callable[["FakeReplica", Any], Awaitable[tuple[CallStatus, Any]]]
 class FakeReplica:
     """A process that answers as the test says, one call at a time, until it is killed."""
 
-    def __init__(self, index: int, answer: Answer, load_error: str = "", load_s: float = 0) -> None:
+    def __init__(
+        self, index: int, answer: Answer, load_error: str, load_s: float, start_s: float
+    ) -> None:
         self.index = index
         self.calls: list[Any] = []
         self._answer = answer
         self._load_error = load_error
         self._load_s = load_s
+        self._start_s = start_s
         self._turn = asyncio.Lock()
         self.dead = asyncio.Event()
         self.last_words = "the process was killed"
 
     async def start(self) -> int:
+        await self.until_dead(asyncio.sleep(self._start_s))
         return 1000 + self.index
 
     async def load(self) -> str:
@@ -69,6 +73,7 @@ class Pool:
         self.replicas: list[FakeReplica] = []
         self.load_errors: list[str] = []
         self.load_seconds: dict[int, float] = {}
+        self.start_seconds: dict[int, float] = {}
         self._answer = answer
         self.dispatcher = Dispatcher("generator", PoolConfig(**config), self._launch)
         self.dispatcher.start()
@@ -76,7 +81,8 @@ class Pool:
     def _launch(self, index: int) -> FakeReplica:
         error = self.load_errors.pop(0) if self.load_errors else ""
         load_s = self.load_seconds.get(index, 0.0)
-        self.replicas.append(FakeReplica(index, self._answer, error, load_s))
+        start_s = self.start_seconds.get(index, 0.0)
+        self.replicas.append(FakeReplica(index, self._answer, error, load_s, start_s))
         return self.replicas[-1]
 
     async def run(self, batches: list[Any], order: int = 0) -> list[Outcome]:
@@ -129,7 +135,28 @@ async def test_work_begins_with_the_first_ready_replica() -> None:
     pool.load_seconds = {1: 60.0}
     assert await pool.run([1]) == [Outcome(payload=1)]
     waited = await pool.dispatcher.wait_ready(2, 0.01)
-    assert "1 of 2 replicas ready after 0.01 s: 1 load their model" in waited.error
+    assert "1 of 2 replicas ready after 0.01 s: of 2 replicas 1 load their model" in waited.error
+
+
+@in_loop
+async def test_stats_say_what_is_not_placed_and_what_still_loads() -> None:
+    pool = Pool(num_replicas=4, num_gpus=2, load_timeout_s=50)
+    pool.start_seconds = {0: 60.0, 1: 60.0}
+    pool.load_seconds = {2: 60.0}
+    await pool.dispatcher.wait_ready(1, 5)
+    assert pool.dispatcher.stats().waiting == (
+        "of 4 replicas 2 wait for resources (1 CPUs and 2 GPUs each, 0 s so far), "
+        "1 load their model (0 s so far, load_timeout_s is 50)"
+    )
+    pool.dispatcher.close()
+    assert pool.dispatcher.stats().waiting == ""
+
+
+@in_loop
+async def test_nothing_waits_once_every_replica_is_ready() -> None:
+    pool = Pool(num_replicas=2)
+    await pool.dispatcher.wait_ready(2, 5)
+    assert pool.dispatcher.stats().waiting == ""
 
 
 @in_loop

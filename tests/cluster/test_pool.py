@@ -241,6 +241,7 @@ def test_pool_without_resources_says_what_it_waits_for(start: StartPool) -> None
     pool = start(lambda rows: rows, num_gpus=99)
     with pytest.raises(PoolError, match=r"0 of 1 replicas ready after 0\.2 s.*99 GPUs each"):
         pool.wait_ready(0.2)
+    assert "of 1 replicas 1 wait for resources" in pool.stats().waiting
 
 
 def test_dispatcher_and_replica_speak_ray_as_expected(local_ray: SessionInfo) -> None:
