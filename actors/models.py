@@ -3,8 +3,10 @@
 A model is `embedded` (the weights in this repository), a local folder, or a hub id
 `owner/name[@revision]`. A folder is refused unless it holds safetensors and nothing that runs
 code on load: no pickles, no Python, no `auto_map`.
-Limits: a digest reads every byte (about a second per 2 GB); a hub model is named by its commit
-instead. Nothing here imports torch, and only `fetch_model` may use the network.
+Limits: a digest reads every byte (about a second per 2 GB): once where a folder is identified and
+once in every replica that is told which digest to expect, just before it loads; files that are
+changed while it loads are not noticed. A hub model is named by its commit instead. Nothing here
+imports torch; only `identify_model` and `fetch_model` may use the network.
 """
 
 import hashlib
@@ -133,10 +135,20 @@ def _walk(content: Any) -> Iterable[tuple[str, Any]]:
 
 
 def fetch_model(
-    source: ModelSource, *, allowed: Sequence[str] = HUB_PATTERNS, ignored: Sequence[str] = ()
+    source: ModelSource,
+    *,
+    allowed: Sequence[str] = HUB_PATTERNS,
+    ignored: Sequence[str] = (),
+    expected_digest: str | None = None,
 ) -> tuple[Path, str | None]:
-    """The folder to load, and the commit if it came from the hub; downloads what is not cached."""
+    """The folder to load, and the commit if it came from the hub; downloads what is not cached.
+
+    Raises:
+        ValueError: what is there is not what the identity with `expected_digest` was made of.
+    """
     if source.folder is not None:
+        if expected_digest is not None:
+            _check_digest(source.folder, digest_folder(source.folder), expected_digest)
         return source.folder, None
     from huggingface_hub import snapshot_download
 
@@ -149,7 +161,24 @@ def fetch_model(
         )
     )
     check_folder(snapshot)
-    return snapshot, snapshot.name  # the hub cache names a snapshot after its commit
+    commit = snapshot.name  # as the hub cache names it
+    if expected_digest is not None:
+        _check_digest(snapshot, f"git:{commit}", expected_digest)
+    return snapshot, commit
+
+
+def _check_digest(folder: Path, found: str, expected: str) -> None:
+    if found != expected:
+        raise ValueError(
+            f"model folder {str(folder)!r} has the digest {found}, but the run is recorded with "
+            f"{expected}: give every node the same files, or start another run"
+        )
+
+
+def pin_model(model: str, identity: ModelIdentity) -> str:
+    """`owner/name@commit` if `identity` is that of a hub model, else `model` as it is."""
+    is_from_hub = identity.digest == f"git:{identity.revision}"
+    return f"{identity.id}@{identity.revision}" if is_from_hub else model
 
 
 def identify_model(source: ModelSource) -> ModelIdentity:

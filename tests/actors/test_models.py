@@ -1,4 +1,8 @@
 import json
+import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -104,6 +108,48 @@ def test_the_digest_sees_names_and_bytes_but_no_hidden_files(folder: Path) -> No
     changed = digest_folder(folder)
     weights.rename(folder / "unet" / "other.safetensors")
     assert len({before, changed, digest_folder(folder)}) == 3
+
+
+def test_a_folder_of_another_digest_is_not_loaded(folder: Path) -> None:
+    source = resolve_model(str(folder), "sdxl")
+    expected = identify_model(source).digest
+    assert fetch_model(source, expected_digest=expected) == (folder, None)
+    (folder / "unet" / "model.safetensors").write_bytes(b"Weights")
+    with pytest.raises(ValueError) as caught:
+        fetch_model(source, expected_digest=expected)
+    for part in (str(expected), digest_folder(folder), str(folder)):
+        assert part in str(caught.value)
+
+
+def test_a_pinned_hub_model_is_loaded_although_its_branch_has_moved(
+    folder: Path, tmp_path: Path
+) -> None:
+    # A cache as the hub's client lays it out, and no network.
+    cache = tmp_path / "cache" / "models--owner--name"
+    for commit in ("a" * 40, "b" * 40):
+        shutil.copytree(folder, cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from actors.models import fetch_model, identify_model, pin_model, resolve_model\n"
+        "main = Path(sys.argv[1])\n"
+        "main.write_text('a' * 40)\n"
+        "identity = identify_model(resolve_model('owner/name', 'sdxl'))\n"
+        "pinned = resolve_model(pin_model('owner/name', identity), 'sdxl')\n"
+        "main.write_text('b' * 40)\n"
+        "print(identity.revision, fetch_model(pinned, expected_digest=identity.digest)[1])\n"
+        "fetch_model(resolve_model('owner/name', 'sdxl'), expected_digest=identity.digest)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(cache / "refs" / "main")],
+        env=os.environ | {"HF_HUB_CACHE": str(cache.parent), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["a" * 40, "a" * 40], done.stderr
+    assert f"has the digest git:{'b' * 40}, but the run" in done.stderr
 
 
 @pytest.mark.parametrize(
