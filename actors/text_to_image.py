@@ -8,8 +8,8 @@ after its batch.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Self
 
 from actors.backends.simulated import (
     SimulatedConfig,
@@ -19,7 +19,7 @@ from actors.backends.simulated import (
 from actors.engines import Drawn, ImageEngine
 from actors.images import FORMATS, check_image, encode_image
 from actors.isolation import run_rows
-from actors.models import ModelIdentity, identify_model, resolve_model
+from actors.models import ModelIdentity, identify_model, pin_model, resolve_model
 from actors.reasons import Reason, RowError
 from actors.records import Row
 from actors.scenes.defaults import GUIDANCE_SCALE, IMAGE_PX, NUM_STEPS
@@ -39,7 +39,8 @@ class TextToImageConfig:
     negative_prompt: str = ""  # what not to draw; empty: the model's own unconditional input
     width_px: int = IMAGE_PX
     height_px: int = IMAGE_PX
-    # auto: float32 on a CPU, bfloat16 on a GPU; the VAE always decodes in float32
+    # auto: float32 on a CPU, bfloat16 on a GPU. Recorded as "auto", for the driver does not see a
+    # replica's device: name one if a run may go on elsewhere. The VAE always decodes in float32
     dtype: str = "auto"
     device: str = "auto"  # auto: the GPU if torch sees one, else the CPU
     image_format: str = "png"  # png keeps every bit; jpeg and webp are smaller
@@ -67,6 +68,10 @@ class TextToImageConfig:
         if self.backend == "simulated":
             return simulated_identity("draw")
         return identify_model(resolve_model(self.model, "sdxl"))
+
+    def pinned(self, identity: ModelIdentity) -> Self:
+        """This config with the commit of `identity`, so that a hub model cannot move meanwhile."""
+        return replace(self, model=pin_model(self.model, identity))
 
     def sampling_params(self) -> dict[str, Any]:
         """What, besides the model and the rng_seed, decides the picture's bytes."""
@@ -118,8 +123,14 @@ def _read_prompt(row: Row) -> tuple[str, int]:
     return prompt, row["rng_seed_draw"]
 
 
-def build_text_to_image(config: TextToImageConfig) -> TextToImage:
-    """Loads the model and returns the task; called in the process that will draw."""
+def build_text_to_image(
+    config: TextToImageConfig, expected_digest: str | None = None
+) -> TextToImage:
+    """Loads the model and returns the task; called in the process that will draw.
+
+    Raises:
+        ValueError: the model is not the one of `expected_digest`, which is an identity's.
+    """
     if config.backend == "simulated":
         engine: ImageEngine = SimulatedImageEngine(
             config.simulated, config.width_px, config.height_px
@@ -127,5 +138,5 @@ def build_text_to_image(config: TextToImageConfig) -> TextToImage:
     else:
         from actors.backends.sdxl import SdxlEngine
 
-        engine = SdxlEngine(config)
+        engine = SdxlEngine(config, expected_digest)
     return TextToImage(engine, config)

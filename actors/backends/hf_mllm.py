@@ -11,7 +11,7 @@ beam search, no video. The noise costs .1 ms a row and token at a vocabulary of 
 
 import copy
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -20,22 +20,8 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from actors.backends.devices import hide_progress_bars, pick_device, pick_dtype, watch_device
 from actors.models import fetch_model, resolve_model
 
-
-class GenerationSettings(Protocol):
-    """What this backend reads of a task's config."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def max_new_tokens(self) -> int: ...
-    @property
-    def temperature(self) -> float: ...
-    @property
-    def top_p(self) -> float: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def device(self) -> str: ...
+if TYPE_CHECKING:
+    from actors.language_model import LanguageModelConfig
 
 
 class GumbelSampler(LogitsProcessor):
@@ -72,9 +58,10 @@ def _keep_nucleus(logits: torch.Tensor, top_p: float) -> torch.Tensor:
 class HfMllmEngine:
     """A CaptionEngine and a TextEngine over one model, loaded by the constructor."""
 
-    def __init__(self, config: GenerationSettings) -> None:
+    def __init__(self, config: "LanguageModelConfig", expected_digest: str | None = None) -> None:
         device = pick_device(config.device)
-        folder, _ = fetch_model(resolve_model(config.model, "llava"))
+        source = resolve_model(config.model, "llava")
+        folder, _ = fetch_model(source, expected_digest=expected_digest)
         self._config = config
         self._processor, self._model = _load(folder, pick_dtype(config.dtype, device))
         self._model.to(device)

@@ -40,10 +40,13 @@ _HUB_IGNORED = ("*.fp16.*", "*.non_ema.*")
 class SdxlEngine:
     """An ImageEngine over one pipeline, loaded by the constructor."""
 
-    def __init__(self, config: "TextToImageConfig") -> None:
+    def __init__(self, config: "TextToImageConfig", expected_digest: str | None = None) -> None:
         device = pick_device(config.device)
         folder, _ = fetch_model(
-            resolve_model(config.model, "sdxl"), allowed=_HUB_PATTERNS, ignored=_HUB_IGNORED
+            resolve_model(config.model, "sdxl"),
+            allowed=_HUB_PATTERNS,
+            ignored=_HUB_IGNORED,
+            expected_digest=expected_digest,
         )
         self._config = config
         self._pipe = _load(folder, pick_dtype(config.dtype, device)).to(device)

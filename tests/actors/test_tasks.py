@@ -3,11 +3,14 @@
 import pickle
 import subprocess
 import sys
+from dataclasses import fields
 from functools import partial
 
 import pytest
 
+from actors.backends.simulated import simulated_identity
 from actors.image_to_text import ImageToTextConfig, build_image_to_text
+from actors.models import ModelIdentity
 from actors.text_to_image import TextToImageConfig, build_text_to_image
 from actors.text_to_text import TextToTextConfig, build_text_to_text
 
@@ -54,6 +57,40 @@ def test_factories_pickle(build: object, config: type) -> None:
 def test_shared_fields_are_checked(config: type, field: str, value: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"field '{field}' is '{value}'.*{message}"):
         config(**{field: value})
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("model", ["owner/name", "owner/name@main"])
+def test_a_pinned_config_names_the_commit_of_a_hub_model(config: type, model: str) -> None:
+    identity = ModelIdentity(id="owner/name", revision="c1", digest="git:c1", licence="mit")
+    made = config(model=model, device="cpu")
+    assert made.pinned(identity) == config(model="owner/name@c1", device="cpu")
+    assert made.pinned(identity).pinned(identity) == made.pinned(identity)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize(
+    "identity",
+    [
+        simulated_identity("any"),
+        ModelIdentity(id="folder", revision=None, digest="sha256:0", licence="mit"),
+    ],
+)
+def test_a_model_that_is_not_from_the_hub_is_pinned_as_it_is(
+    config: type, identity: ModelIdentity
+) -> None:
+    assert config(model="./folder").pinned(identity) == config(model="./folder")
+
+
+def test_the_two_tasks_of_a_language_model_differ_in_their_defaults_alone() -> None:
+    shared = {"backend", "model", "max_new_tokens", "temperature", "top_p", "dtype", "device"}
+    shared.add("simulated")
+    assert {field.name for field in fields(TextToTextConfig)} == shared
+    assert {field.name for field in fields(ImageToTextConfig)} - shared == {
+        "instruction_id",
+        "instruction",
+    }
+    assert (TextToTextConfig().temperature, ImageToTextConfig().temperature) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("config", [ImageToTextConfig, TextToTextConfig])

@@ -3,6 +3,8 @@
 How true their pictures and captions are is tested with the scenes.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,8 @@ SEEDS = [
 @pytest.fixture(scope="module")
 def draw() -> TextToImage:
     torch.set_num_threads(1)  # as in a replica of one CPU
-    return build_text_to_image(TextToImageConfig())
+    config = TextToImageConfig()
+    return build_text_to_image(config, config.identity().digest)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,21 @@ def test_the_same_batch_gives_the_same_bytes(draw: TextToImage, drawn: list[Row]
 def test_another_rng_seed_draws_another_picture(draw: TextToImage, drawn: list[Row]) -> None:
     other = draw([row | {"rng_seed_draw": row["rng_seed_draw"] + 99} for row in drawn[:2]])
     assert (np.abs(_pixels(other) - _pixels(drawn[:2])).mean(axis=(1, 2, 3)) > 1).all()
+
+
+@pytest.mark.parametrize(
+    ("build", "config"),
+    [
+        (build_text_to_image, TextToImageConfig()),
+        (build_image_to_text, ImageToTextConfig()),
+        (build_text_to_text, TextToTextConfig()),
+    ],
+)
+def test_a_model_of_another_digest_is_not_loaded(
+    build: Callable[..., object], config: TextToImageConfig | ImageToTextConfig | TextToTextConfig
+) -> None:
+    with pytest.raises(ValueError, match="but the run is recorded with sha256:other"):
+        build(config, "sha256:other")
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -1,0 +1,57 @@
+"""The config that every task of a language model shares: describing an image, writing a text.
+
+Limits: keys and checks only; how a model is loaded and asked is the backend's.
+"""
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+from actors.backends.simulated import SimulatedConfig, simulated_identity
+from actors.models import ModelIdentity, identify_model, pin_model, resolve_model
+from actors.scenes.defaults import MAX_NEW_TOKENS
+from actors.validation import DEVICES, DTYPES, check_choice, check_range
+
+BACKENDS = ("hf_mllm", "simulated")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelConfig:
+    """Which model answers, and how its tokens are chosen."""
+
+    role: ClassVar[str]  # of the task, as a stand-in for the model is called
+
+    # hf_mllm: an image-text-to-text model of transformers; simulated: no model
+    backend: str = "hf_mllm"
+    model: str = "embedded"  # embedded, a folder, or a hub id owner/name[@revision]
+    max_new_tokens: int = MAX_NEW_TOKENS  # a longer answer is cut there
+    temperature: float = 0.0  # 0: the most likely answer, whatever the rng_seed
+    # below 1: sample from the most likely tokens that hold this much probability
+    top_p: float = 1.0
+    # auto: float32 on a CPU, bfloat16 on a GPU. Recorded as "auto", for the driver does not see a
+    # replica's device: name one if a run may go on elsewhere
+    dtype: str = "auto"
+    device: str = "auto"  # auto: the GPU if torch sees one, else the CPU
+    simulated: SimulatedConfig = field(default_factory=SimulatedConfig)  # for backend: simulated
+
+    def __post_init__(self) -> None:
+        check_choice("backend", self.backend, BACKENDS)
+        check_choice("dtype", self.dtype, DTYPES)
+        check_choice("device", self.device, DEVICES)
+        check_range("max_new_tokens", self.max_new_tokens, 1, 8192)
+        check_range("temperature", self.temperature, 0.0, 10.0)
+        check_range("top_p", self.top_p, 0.001, 1.0)
+
+    def identity(self) -> ModelIdentity:
+        """What the record says of the model; reads a local folder's every byte."""
+        if self.backend == "simulated":
+            return simulated_identity(self.role)
+        return identify_model(resolve_model(self.model, "llava"))
+
+    def pinned(self, identity: ModelIdentity) -> Self:
+        """This config with the commit of `identity`, so that a hub model cannot move meanwhile."""
+        return replace(self, model=pin_model(self.model, identity))
+
+    def sampling_params(self) -> dict[str, Any]:
+        """What, besides the model, what it is asked and the rng_seed, decides the answer."""
+        names = ("max_new_tokens", "temperature", "top_p", "dtype")
+        return {"backend": self.backend} | {name: asdict(self)[name] for name in names}
