@@ -48,7 +48,7 @@ class AuthorConfig:
 
     def prompt_used(self) -> Instruction:
         """P, with its id and hash."""
-        return find_instruction(self.prompt_id, self.prompt)
+        return find_instruction(self.prompt_id, self.prompt, field="prompt")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,6 +78,7 @@ def describe_plan(plan: Plan, config: SynergyConfig) -> str:
         f"as {config.stages.kind}s",
         _describe_pool(plan.pools[0], config.generator.backend, config.generator.model),
         _describe_pool(plan.pools[1], config.captioner.backend, config.captioner.model),
+        *_describe_author(config),
         f"GPUs       {plan.gpus:g} asked, {present:g} on this machine",
         f"bytes      about {_bytes(plan.total_bytes)} in all, {_bytes(plan.row_bytes)} an image, "
         f"up to {_bytes(plan.bytes_in_flight)} in flight",
@@ -129,6 +130,17 @@ def is_local(output: str) -> bool:
 def local_path(output: str) -> Path:
     """The folder of a local output."""
     return Path(output.removeprefix("file://")).expanduser()
+
+
+def _describe_author(config: SynergyConfig) -> list[str]:
+    author = config.seeds.author
+    if config.seeds.path is not None:
+        return []
+    return [
+        f"author     {author.model.backend} {author.model.model}: {author.num_batches} batches of "
+        f"{author.batch_size} seeds, {author.pool.num_replicas * author.pool.num_gpus:g} GPUs, "
+        "gone before the loop starts"
+    ]
 
 
 def _plan_pool(name: str, pool: PoolConfig, num_chains: int, config: SynergyConfig) -> PoolPlan:

@@ -9,9 +9,10 @@ the same command goes on from there.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,10 +22,12 @@ import pyarrow as pa
 from actors.image_to_text import build_image_to_text
 from actors.text_to_image import build_text_to_image
 from actors.text_to_text import build_text_to_text
-from cluster.errors import PairloomError
+from cluster.errors import PairloomError, PoolError
+from cluster.plan import Demand, check_fits
 from cluster.pool import Pool, PoolConfig, start_pool
 from cluster.receipts import Receipt
-from cluster.session import session, unwrapped
+from cluster.run_record import RUN_KEY
+from cluster.session import SessionInfo, check_visible_everywhere, session, unwrapped
 from cluster.telemetry import Board, Progress, start_board
 from pipelines import seeds as seed_tables
 from pipelines.attempt import Attempt, prepare
@@ -41,6 +44,8 @@ from pipelines.units import Unit, UnitSource, plan_remaining, slice_units
 
 logger = logging.getLogger(__name__)
 
+WAITING_INTERVAL_S = 30.0
+
 
 def run(config: SynergyConfig) -> Totals:
     """Does what is left to do of `config`.
@@ -52,14 +57,16 @@ def run(config: SynergyConfig) -> Totals:
     attempt = prepare(config)
     seeds, loads = attempt.seeds, dict[str, int]()
     if seeds is None:
-        with _session(config, gpus_needed(config, attempt.seeds is None)):
+        with _session(config, *loop_demands(config)) as info:
+            author = _demand("author", config.seeds.author.pool)
+            check_fits([author], info.nodes, can_autoscale=config.cluster.can_autoscale)
             seeds = _author(attempt)
             units, before = _remaining(attempt, seeds)
             loads = execute(attempt, units, seeds.num_rows, before)
     else:
         units, before = _remaining(attempt, seeds)
         if units:
-            with _session(config, gpus_needed(config, attempt.seeds is None)):
+            with _session(config, *loop_demands(config)):
                 loads = execute(attempt, units, seeds.num_rows, before)
     return _finish(attempt, seeds.num_rows, before, loads)
 
@@ -69,7 +76,7 @@ def write_seeds(config: SynergyConfig) -> pa.Table:
     attempt = prepare(config)
     if attempt.seeds is not None:
         return attempt.seeds
-    with _session(config, _gpus(config.seeds.author.pool)):
+    with _session(config, _demand("author", config.seeds.author.pool)):
         return _author(attempt)
 
 
@@ -80,12 +87,19 @@ def execute(
     import ray
 
     config = attempt.config
-    generator = partial(build_text_to_image, config.generator)
-    captioner = partial(build_image_to_text, config.captioner)
+    models = attempt.models
+    # The very model that the records name: a branch of the hub may have moved since.
+    generator = partial(
+        build_text_to_image, config.generator.pinned(models.generator), models.generator.digest
+    )
+    captioner = partial(
+        build_image_to_text, config.captioner.pinned(models.captioner), models.captioner.digest
+    )
     with (
         _pool("generator", generator, config.pools.generator) as draws,
         _pool("captioner", captioner, config.pools.captioner) as describes,
         _watch(attempt, num_chains, before) as board,
+        _say_what_waits(draws, describes),
     ):
         source = UnitSource(units, config.is_loop, attempt.ledger)
         # With the default of a whole CPU a read, replicas that filled a small machine starved the
@@ -142,17 +156,19 @@ def _remaining(attempt: Attempt, seeds: pa.Table) -> tuple[list[Unit], list[Rece
 def _author(attempt: Attempt) -> pa.Table:
     seeds = attempt.config.seeds
     author = seeds.author
-    with _pool("author", partial(build_text_to_text, author.model), author.pool) as pool:
+    model = author.model.identity()
+    factory = partial(build_text_to_text, author.model.pinned(model), model.digest)
+    with _pool("author", factory, author.pool) as pool:
         ask = seed_tables.ask_with(pool.run_blocking, author.prompt_used().text)
         table = seed_tables.write_table(seeds, attempt.config.run_seed, ask)
     return seed_tables.commit_table(attempt.store, table)
 
 
 @contextmanager
-def _session(config: SynergyConfig, num_gpus: float) -> Generator[None]:
+def _session(config: SynergyConfig, *demands: Demand) -> Generator[SessionInfo]:
     """Ray, with a word to the user before the seconds that it takes and one after."""
     logger.info("output %s; starting or joining Ray", config.output)
-    with session(config.cluster, num_gpus_needed=num_gpus) as info:
+    with session(config.cluster, demands=demands) as info:
         logger.info(
             "Ray %s: %g CPUs, %g GPUs%s; models are loading",
             "started here" if info.is_started_here else "joined",
@@ -160,17 +176,23 @@ def _session(config: SynergyConfig, num_gpus: float) -> Generator[None]:
             info.num_gpus,
             f", dashboard {info.dashboard_url}" if info.dashboard_url else "",
         )
-        yield
+        check_visible_everywhere(config.output, RUN_KEY)
+        yield info
 
 
-def gpus_needed(config: SynergyConfig, has_author: bool) -> float:
-    """The author's pool is gone before the loop's pools start, so the larger of the two counts."""
-    loop = _gpus(config.pools.generator, config.pools.captioner)
-    return max(loop, _gpus(config.seeds.author.pool) if has_author else 0.0)
+def loop_demands(config: SynergyConfig) -> list[Demand]:
+    """What the two pools of the loop ask for at once; the author's is gone before they start."""
+    pools = config.pools
+    return [_demand("generator", pools.generator), _demand("captioner", pools.captioner)]
 
 
-def _gpus(*pools: PoolConfig) -> float:
-    return sum(pool.num_replicas * pool.num_gpus for pool in pools)
+def _demand(name: str, pool: PoolConfig) -> Demand:
+    return Demand(
+        name=name,
+        num_replicas=pool.num_replicas,
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus,
+    )
 
 
 def _fit_stages(config: SynergyConfig, num_units: int) -> SynergyConfig:
@@ -186,6 +208,25 @@ def _pool(name: str, factory: Any, config: PoolConfig) -> Generator[Pool]:
         yield pool
     finally:
         pool.close()
+
+
+@contextmanager
+def _say_what_waits(*pools: Pool) -> Generator[None]:
+    """Every 30 s, which pool waits for what: a run must not stand still without a word."""
+    is_over = threading.Event()
+
+    def poll() -> None:
+        while not is_over.wait(WAITING_INTERVAL_S):
+            for pool in pools:
+                with suppress(PoolError):  # whoever works with the pool gets this error as well
+                    if waiting := pool.stats().waiting:
+                        logger.info("pool %s: %s", pool.name, waiting)
+
+    threading.Thread(target=poll, name="what-waits", daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
 
 
 @contextmanager

@@ -224,19 +224,3 @@ def test_another_config_under_the_same_output_is_refused(make_config: MakeConfig
         run(make_config("num_rounds=2", "run_seed=9"))
     assert "num_rounds: 1 -> 2" in str(caught.value)
     assert "run_seed: 0 -> 9" in str(caught.value)
-
-
-def test_a_run_on_object_storage_is_the_same_run(
-    make_config: MakeConfig, tmp_path: Path, moto_s3: Any
-) -> None:
-    from cluster.storage import open_store
-
-    totals = run(make_config(output=moto_s3.uri))
-    assert totals.num_pairs == 30
-    store = open_store(moto_s3.uri)
-    for key in store.list(""):
-        local = tmp_path / "copy" / key
-        local.parent.mkdir(parents=True, exist_ok=True)
-        local.write_bytes(store.read(key))
-    run(make_config(output="local"))
-    assert _stable(tmp_path / "copy") == _stable(tmp_path / "local")
