@@ -10,6 +10,7 @@ Limits: one request per put, so at most 5 GiB an object on S3. A local folder ne
 all keys under a prefix into memory.
 """
 
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -20,15 +21,29 @@ from cluster.storage_remote import RETRY_TIMEOUT_S, RemoteStore
 __all__ = ["LocalStore", "RemoteStore", "Store", "open_store"]
 
 REMOTE_SCHEMES = ("s3", "gs", "az")
+_MISTYPED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
 def open_store(uri: str, *, retry_timeout_s: float = RETRY_TIMEOUT_S) -> Store:
     """Opens the store under `uri` without touching it.
 
     Raises:
-        ValueError: the scheme is unknown, or the bucket or path is missing from the URI.
+        ValueError: the scheme is unknown or mistyped, the bucket or path is missing from the URI,
+            or it carries credentials or a query, which would end up in logs and in the dataset.
     """
-    scheme, separator, _ = uri.partition("://")
+    scheme, separator, rest = uri.partition("://")
+    if separator and ("@" in rest.partition("/")[0] or "?" in rest):
+        # Not echoed: what stands there may be a secret.
+        raise ValueError(
+            f"storage uri {scheme}://...: credentials (before an '@') and a query (after a '?') do "
+            "not belong in it. Put keys, tokens and endpoints into the environment (AWS_*, "
+            "GOOGLE_*, AZURE_*), and give scheme://bucket/prefix only"
+        )
+    if not separator and _MISTYPED.match(uri):
+        raise ValueError(
+            f"storage uri {uri!r} looks like a scheme with one slash instead of two: write :// for "
+            "a store, or ./ before the path if a folder really has that name"
+        )
     if not uri or (separator and scheme not in (*REMOTE_SCHEMES, "file")):
         raise ValueError(
             f"storage uri {uri!r}: must be a local path or start with file://, "

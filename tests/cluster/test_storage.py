@@ -236,6 +236,36 @@ def test_a_uri_that_names_no_store_is_refused(uri: str) -> None:
         open_store(uri)
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://AKIA:hunter2@bucket/run",
+        "s3://hunter2@bucket",
+        "az://bucket/run?sig=hunter2",
+        "s3://bucket?key=hunter2/x",
+        "file://me:hunter2@localhost/x",
+        "http://me:hunter2@host/x",
+    ],
+)
+def test_a_uri_with_credentials_is_refused_and_not_repeated(uri: str) -> None:
+    with pytest.raises(ValueError, match="environment") as refusal:
+        open_store(uri)
+    assert "hunter2" not in str(refusal.value)
+    assert uri.partition(":")[0] in str(refusal.value)
+
+
+@pytest.mark.parametrize("uri", ["s3:/bucket/run", "file:/data/run", "gcs:/b", "C:/data"])
+def test_a_scheme_with_one_slash_is_no_local_path(uri: str) -> None:
+    with pytest.raises(ValueError, match="one slash instead of two"):
+        open_store(uri)
+
+
+def test_odd_names_are_still_keys_and_folders(tmp_path: Path) -> None:
+    assert open_store(f"{tmp_path}/a:/b?c").uri == f"{tmp_path}/a:/b?c"
+    assert open_store("./s3:/run").uri.endswith("s3:/run")
+    assert open_store("s3://bucket/me@home").uri == "s3://bucket/me@home"
+
+
 def test_local_uris_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert open_store("out/run").uri == str(tmp_path / "out/run")
