@@ -59,6 +59,9 @@ DATA_SETTINGS: Mapping[str, Any] = {
     "max_consecutive_actor_init_deaths": 5,
     # A PoolError of a stage reaches the driver as such, not as a UserCodeException.
     "raise_original_map_exception": True,
+    # By default a stage's output over 1.5 x 128 MiB is cut into several blocks, and a block must
+    # stay one whole unit. None: "the block size is infinite", one block comes out per block in.
+    "target_max_block_size": None,
 }
 
 
@@ -282,9 +285,18 @@ def _probe(address: str) -> None:
     scheme, _, place = address.rpartition("://")
     if scheme.startswith("http"):
         raise ConnectionError("an http address is the dashboard's, for `ray job submit` only")
+    if scheme:
+        raise ValueError(
+            f"address {address!r} is one of Ray Client, which cannot run this: stages, pools and "
+            "the driver exchange object references. Give the host:port of the cluster's head, port "
+            "6379 by default, on a machine of the cluster, or use `ray job submit`"
+        )
     host, _, port = place.rpartition(":")
-    if port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
+    if not port.isdecimal():
+        return
+    if int(port) > 65535:
+        raise ValueError(f"address {address!r}: port {port} is above 65535; give host:port")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
 
 
 def plan_session(config: SessionConfig) -> SessionInfo:

@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 import ray
 import ray.data
@@ -46,7 +48,7 @@ def test_address_comes_from_the_config_the_environment_or_the_job(
     assert _address_of(SessionConfig()) == "auto"
     clean_environment.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert _address_of(SessionConfig()) == "10.0.0.1:6379"
-    assert _address_of(SessionConfig(address="ray://head:10001")) == "ray://head:10001"
+    assert _address_of(SessionConfig(address="10.0.0.2:6379")) == "10.0.0.2:6379"
 
 
 def test_environment_is_set_inside_and_gone_outside(clean_environment: pytest.MonkeyPatch) -> None:
@@ -70,6 +72,17 @@ def test_environment_of_the_user_is_kept(clean_environment: pytest.MonkeyPatch) 
 )
 def test_wrong_address_is_noticed_at_once(address: str, message: str) -> None:
     with pytest.raises(ConnectionError, match=message):
+        _probe(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [("ray://head:10001", "Ray Client.*host:port"), ("127.0.0.1:70000", "70000 is above 65535")],
+)
+def test_address_that_cannot_work_is_refused_before_ray_tries_it(
+    clean_environment: pytest.MonkeyPatch, address: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
         _probe(address)
 
 
@@ -121,6 +134,34 @@ def test_session_inside_a_running_ray_changes_only_the_context_and_leaves_it(
     three = dataclasses.replace(GENERATOR, num_replicas=3)
     with pytest.raises(ValueError, match="the machine has 4 GPUs, 2 CPUs: pool 'generator'"):
         session(SessionConfig(), demands=[three]).__enter__()
+
+
+@pytest.mark.parametrize("is_actor", [False, True])
+def test_a_block_of_any_size_stays_one_block(local_ray: SessionInfo, is_actor: bool) -> None:
+    """The block of three rows weighs more than the 192 MiB at which Ray Data would cut it."""
+
+    def grow(batch: pa.Table) -> pa.Table:
+        return pa.table({"id": batch["id"], "image": [b"x" * (70 << 20)] * batch.num_rows})
+
+    class Grow:
+        async def __call__(self, batch: pa.Table) -> pa.Table:
+            return grow(batch)
+
+    def count(batch: pa.Table) -> pa.Table:
+        return pa.table({"num_rows": [batch.num_rows]})
+
+    how: dict[str, Any] = {
+        "batch_size": None,
+        "batch_format": "pyarrow",
+        "zero_copy_batch": True,
+        "num_cpus": 0.1,
+    }
+    compute = ray.data.ActorPoolStrategy(size=1) if is_actor else ray.data.TaskPoolStrategy(1)
+    with session(SessionConfig()):
+        blocks = ray.data.range(3, override_num_blocks=1)
+        grown = blocks.map_batches(Grow if is_actor else grow, compute=compute, **how)
+        counted = grown.map_batches(count, **{**how, "num_cpus": 0.2})  # not fused
+        assert [row["num_rows"] for row in counted.take_all()] == [3]
 
 
 def test_pool_error_in_a_task_is_found_under_rays_wrapping(local_ray: SessionInfo) -> None:
