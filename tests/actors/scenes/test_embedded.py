@@ -1,6 +1,7 @@
 """The shipped weights: they load through unmodified classes, offline, and they are good.
 
-The bounds of the quality gates lie at least four standard errors below what `evaluate` measured.
+The bounds of the quality gates lie about four standard errors of 64 scenes below what `evaluate`
+measured on 500 (captions .986 whole, pictures .918 whole, size and shape .959).
 """
 
 import os
@@ -154,15 +155,17 @@ def test_captions_of_unseen_pairs_are_true(describer: Describer) -> None:
     scenes, pictures = held_out_scenes(NUM_SCENES, seed=21)
     read_back = [parse(text) for text in describer.describe(pictures)]
     tally = add_tallies(compare(a, b) for a, b in zip(scenes, read_back, strict=True))
-    assert all(tally.rate(name) >= 0.88 for name in ATTRIBUTES), tally
-    assert tally.rate("whole") >= 0.75
+    assert all(tally.rate(name) >= 0.95 for name in ATTRIBUTES), tally
+    assert tally.rate("whole") >= 0.92
 
 
 def test_pictures_of_unseen_pairs_follow_the_prompt(drawer: Drawer) -> None:
     scenes, _ = held_out_scenes(NUM_SCENES, seed=22)
     pictures = drawer.draw([caption(scene) for scene in scenes], range(NUM_SCENES))
     tally = add_tallies(compare(a, look(b)) for a, b in zip(scenes, pictures, strict=True))
-    assert all(tally.rate(name) >= 0.9 for name in ("position", "colour", "background")), tally
+    assert all(tally.rate(name) >= 0.88 for name in ATTRIBUTES), tally
+    assert tally.rate("count") >= 0.95
+    assert tally.rate("whole") >= 0.78
 
 
 @pytest.mark.parametrize("style", ["short", "long"])
@@ -185,7 +188,7 @@ def test_one_prompt_gives_many_pictures_and_one_rng_seed_one(drawer: Drawer) -> 
 def test_the_author_writes_new_readable_scenes(describer: Describer) -> None:
     texts = describer.write(64, rng_seed=5)
     assert len(set(texts)) >= 62
-    assert np.mean([parse(text) is not None for text in texts]) >= 0.75
+    assert np.mean([parse(text) is not None for text in texts]) >= 0.95
     assert texts == describer.write(64, rng_seed=5)
     assert len({len(text.split()) for text in texts}) >= 4
 
