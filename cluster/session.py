@@ -107,55 +107,33 @@ class SessionInfo:
 
 
 @contextlib.contextmanager
-def session(
-    config: SessionConfig, *, demands: Sequence[Demand] = (), num_gpus_needed: float = 0.0
-) -> Generator[SessionInfo]:
+def session(config: SessionConfig, *, demands: Sequence[Demand] = ()) -> Generator[SessionInfo]:
     """Ray for the length of a `with` block.
 
     Raises:
         ValueError: the cluster cannot be reached, or `demands` do not fit on its nodes; for a local
             Ray this is known, and raised, before anything is started.
     """
-
-    def check(info: SessionInfo) -> None:
-        check_gpus(num_gpus_needed, info, config.can_autoscale)
-        check_fits(demands, info.nodes, can_autoscale=config.can_autoscale)
-
     address = _address_of(config)
     with prepared_environment(is_local=address is None):
         ray: Any = importlib.import_module("ray")
         if ray.is_initialized():
             info = _describe(ray, is_started_here=False)
-            check(info)
+            check_fits(demands, info.nodes, can_autoscale=config.can_autoscale)
             with _data_settings():
                 yield info
             return
         if address is None:
-            check(plan_session(config))
+            planned = plan_session(config).nodes
+            check_fits(demands, planned, can_autoscale=config.can_autoscale)
         _connect(ray, config, address)
         try:
             info = _describe(ray, is_started_here=address is None)
-            check(info)
+            check_fits(demands, info.nodes, can_autoscale=config.can_autoscale)
             with _data_settings():
                 yield info
         finally:
             ray.shutdown()  # leaves a joined cluster, ends a started one
-
-
-def check_gpus(needed: float, info: SessionInfo, can_autoscale: bool) -> None:
-    """Refuses pools that would wait for ever.
-
-    Raises:
-        ValueError: fewer GPUs than the pools ask for, and nothing will bring more.
-    """
-    if can_autoscale or needed <= info.num_gpus + 1e-6:
-        return
-    place = "this machine" if info.is_started_here else "the cluster"
-    raise ValueError(
-        f"the pools ask for {needed:g} GPUs and {place} has {info.num_gpus:g}: lower num_replicas "
-        "or num_gpus of a pool (a fraction lets several replicas share one GPU), or set "
-        "cluster.can_autoscale=true if a cluster brings GPUs on demand"
-    )
 
 
 def check_visible_everywhere(uri: str, key: str) -> None:

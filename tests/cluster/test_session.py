@@ -21,7 +21,6 @@ from cluster.session import (
     SessionInfo,
     _address_of,
     _probe,
-    check_gpus,
     check_visible_everywhere,
     plan_session,
     prepared_environment,
@@ -92,19 +91,6 @@ def test_address_that_cannot_work_is_refused_before_ray_tries_it(
 def test_config_names_the_wrong_field_and_its_value(field: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"field '{field}' of the session is {value}"):
         SessionConfig(**{field: value})  # type: ignore[arg-type]
-
-
-def test_too_few_gpus_are_refused_with_both_numbers_and_a_way_out() -> None:
-    here = SessionInfo(is_started_here=True, num_cpus=2, num_gpus=1)
-    with pytest.raises(
-        ValueError, match=r"ask for 2\.5 GPUs and this machine has 1: lower num_rep"
-    ):
-        check_gpus(2.5, here, can_autoscale=False)
-    check_gpus(2.5, here, can_autoscale=True)
-    check_gpus(0.1 * 10, here, can_autoscale=False)
-    there = SessionInfo(is_started_here=False, num_cpus=2, num_gpus=0)
-    with pytest.raises(ValueError, match="the cluster has 0"):
-        check_gpus(1, there, can_autoscale=False)
 
 
 def test_gpus_of_a_local_start_are_known_before_it(clean_environment: pytest.MonkeyPatch) -> None:
