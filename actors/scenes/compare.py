@@ -2,6 +2,8 @@
 
 Objects are matched by cell, so an object in the wrong place is wrong in all its attributes: the
 strict reading. A text that says no scene (None) scores zero everywhere.
+
+Limits: where in its cell an object lies, and its exact shade, are not compared.
 """
 
 from collections.abc import Iterable

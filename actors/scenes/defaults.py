@@ -1,4 +1,7 @@
-"""Where the embedded models are and how to call them; importable without torch."""
+"""Where the embedded models are and how to call them; importable without torch.
+
+Limits: the numbers fit these models only; a full-size one wants its own steps and size.
+"""
 
 from pathlib import Path
 

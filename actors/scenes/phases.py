@@ -1,4 +1,7 @@
-"""The phases by name; each imports its own nets, so that `vae` does not load transformers."""
+"""The phases by name; each imports its own nets, so that `vae` does not load transformers.
+
+Limits: runs one phase; which phase needs which is the order in `train.py`.
+"""
 
 from pathlib import Path
 
