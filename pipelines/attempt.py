@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from actors.records import Row
+from cluster.config import to_dict
 from cluster.errors import RunMismatchError
 from cluster.ledger import Ledger
 from cluster.run_record import open_run
 from cluster.storage import Store, open_store
 from pipelines import seeds as seed_tables
 from pipelines.overview import is_local, local_path
-from pipelines.synergy import Models, SynergyConfig, fingerprint_fields, resolved
+from pipelines.synergy import Models, SynergyConfig, fingerprint_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def prepare(config: SynergyConfig) -> Attempt:
 
 def _claim(store: Store, config: SynergyConfig, fields: Row) -> str:
     try:
-        return open_run(store, resolved(config), fields)
+        return open_run(store, to_dict(config), fields)
     except RunMismatchError as error:
         if store.list("receipts"):
             raise

@@ -4,8 +4,8 @@ txt (a seed a line), jsonl, csv and Parquet, from a folder or an object store. W
 never ends a run: an empty, over-long, repeated or undecodable seed becomes a row with an `error`.
 A file that cannot be read at all, or lacks the column, is a `ValueError`.
 
-Limits: the table is held in memory by the driver (about 300 bytes a seed). A csv is read as a
-whole, so a quoted field may span lines; in txt and jsonl a seed is one line.
+Limits: the driver holds all seeds in memory (about a kilobyte each, as table and as read tasks).
+A csv is read as a whole, so a quoted field may span lines; in txt and jsonl a seed is one line.
 """
 
 import csv

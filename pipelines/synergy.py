@@ -16,7 +16,6 @@ from actors.image_to_text import ImageToTextConfig
 from actors.models import ModelIdentity
 from actors.records import Row
 from actors.text_to_image import TextToImageConfig
-from cluster.config import to_dict
 from cluster.ledger import Ledger
 from cluster.pool import PoolConfig
 from cluster.session import SessionConfig
@@ -161,11 +160,6 @@ def fingerprint_fields(config: SynergyConfig, models: Models, seeds: Row) -> Row
         "seeds": seeds,
         **constants,
     }
-
-
-def resolved(config: SynergyConfig) -> Row:
-    """The whole config, for the run record."""
-    return to_dict(config)
 
 
 def _model_column(model: ModelIdentity, params: Row) -> Row:
