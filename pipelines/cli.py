@@ -20,6 +20,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import TextIO
 
 from cluster.errors import PairloomError
 
@@ -28,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code."""
     arguments = _parse(argv)
     logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s"
+        level=logging.WARNING,
+        handlers=[_CurrentStderr()],
+        format="%(asctime)s %(name)s: %(message)s",
     )
     for package in ("pipelines", "actors", "cluster"):
         logging.getLogger(package).setLevel(logging.INFO)
@@ -48,6 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: what is committed stays; the same command goes on", file=sys.stderr)
         return 130
+
+
+class _CurrentStderr(logging.StreamHandler[TextIO]):
+    """Writes to what stderr is now: while bars are on, rich stands there and prints above them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

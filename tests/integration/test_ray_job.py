@@ -49,8 +49,10 @@ def cluster_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 
 
 def _wait_for_jobs(env: dict[str, str], head: subprocess.Popen[bytes], log: Path) -> None:
+    # The server lists jobs seconds before the agent that runs them is there, and until then answers
+    # a submission with "No available agent": only a job that has run shows that jobs run.
     deadline = time.monotonic() + 120
-    while _ray(env, "job", "list").returncode != 0:
+    while _ray(env, "job", "submit", "--", "true").returncode != 0:
         assert head.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(1)
