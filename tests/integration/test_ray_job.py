@@ -24,7 +24,7 @@ def cluster_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
-    gcs, dashboard = free_ports(2)
+    gcs, dashboard, agent = free_ports(3)
     env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     env |= {
         "PATH": f"{BIN}:{env['PATH']}",
@@ -36,6 +36,9 @@ def cluster_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     }
     command = [str(BIN / "ray"), "start", "--head", "--block", f"--port={gcs}", "--num-cpus=2"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+    # Another Ray of this machine may hold the agent's fixed port, 52365; an agent that finds it taken
+    # runs no jobs and says so only in its log.
+    command += [f"--dashboard-agent-listen-port={agent}"]
     command += [f"--temp-dir={folder}", "--include-dashboard=true"]
     with (folder / "log").open("w") as log:
         head = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
