@@ -11,10 +11,22 @@ cluster.
 import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 Row = dict[str, Any]
 BatchFunction = Callable[[list[Row]], list[Row]]
+PoisonKind = Literal["replica_died", "call_timeout", "engine_dead", "wrong_row_count"]
+
+
+@dataclass(frozen=True)
+class Poison:
+    """What stands in the place of a row that failed alone, again and again."""
+
+    kind: PoisonKind
+    """How its last attempt failed."""
+    message: str
+    attempts: int
+    """Charged to it and, before it was alone, to its batch."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@
      +- CommitError                      a receipt and what it vouches for disagree
      +- PoolError                        a pool cannot go on; carries the last cause
      |   +- ModelLoadError               a replica could not load its model
+     |   +- DrainingError                a pool takes no more work; what it runs is finished
      +- ReconcileError                   seeds x rounds != pairs + error rows + stopped
 
 Limits: a mistake of the user (config, seeds, paths) is a plain ``ValueError``, and a single bad
@@ -41,6 +42,10 @@ class PoolError(PairloomError):
 
 class ModelLoadError(PoolError):
     """A replica's model could not be loaded; the message is the loader's own."""
+
+
+class DrainingError(PoolError):
+    """The pool is draining, so this work was refused; the same command resumes with it."""
 
 
 class ReconcileError(PairloomError):

@@ -17,12 +17,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from cluster.dispatch import BatchFunction, PoolConfig, PoolStats, Row, slices
+from cluster.dispatch import BatchFunction, Poison, PoolConfig, PoolStats, Row, slices
 from cluster.dispatcher import Dispatcher, Outcome, ReplicaDiedError
 from cluster.errors import ModelLoadError, PoolError
 from cluster.replica import CallStatus, Replica
 
-__all__ = ["BatchFunction", "Pool", "PoolConfig", "PoolStats", "Row", "start_pool"]
+__all__ = ["BatchFunction", "Poison", "Pool", "PoolConfig", "PoolStats", "Row", "start_pool"]
 
 logger = logging.getLogger(__name__)
 
