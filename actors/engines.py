@@ -1,10 +1,10 @@
 """What a task asks of a model: lists in, lists out, one result per input, in order.
 
-An engine owns its model and its device. It may raise on a batch: the task halves the batch until
-the bad row is alone. It raises `EngineDeadError` once no later call can succeed: that ends the
-replica.
-Limits: engines are not thread-safe (diffusers schedulers keep state) and are built where they
-run, never pickled.
+An engine owns its model and its device. It may raise on a batch: the task tries again, then halves
+the batch until the bad row is alone. It raises `EngineDeadError` once no later call can succeed:
+that ends the replica.
+Limits: order is the engine's promise; a task cannot tell results that changed places. Engines are
+not thread-safe (diffusers schedulers keep state) and are built where they run, never pickled.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
 """The task of describing: rows with an encoded image in, the same rows with a description out.
 
 Every image is asked about with one fixed instruction, named by id and hash. A row whose image
-does not decode or whose answer is empty gets an `error`; the others of its batch go on. Fills
+does not decode, or whose answer is empty, too long or breaks a rule (actors/text_rules.py: what a
+picture says is data and is never obeyed), gets an `error`; the others of its batch go on. Fills
 `description` and `describe_s`.
 Limits: the instruction is the run's, not the row's: the record takes it from
 `config.instruction_used()`; `describe_s` is the row's equal share of its batch.
@@ -16,11 +17,13 @@ from PIL import Image
 from actors.backends.simulated import SimulatedCaptionEngine
 from actors.engines import CaptionEngine
 from actors.images import decode_image
-from actors.isolation import run_rows
+from actors.isolation import Experience, run_rows
 from actors.language_model import LanguageModelConfig
 from actors.prompts import Instruction, clean_text, find_instruction
 from actors.reasons import Reason, RowError
 from actors.records import Row
+from actors.text_rules import TEXT_RULES_ID, find_rule
+from actors.validation import check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +35,21 @@ class ImageToTextConfig(LanguageModelConfig):
     # a shipped instruction (actors/prompts.py), or the name of your own
     instruction_id: str = "describe-v1"
     instruction: str = ""  # your own text; empty: the shipped text of that id
+    max_chars: int = 4000  # a longer answer becomes an error row: a model that cannot stop
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_range("max_chars", self.max_chars, 1, 1_000_000)
         self.instruction_used()
 
     def instruction_used(self) -> Instruction:
         """The instruction with its id and hash, as the record wants it."""
         return find_instruction(self.instruction_id, self.instruction)
+
+    def sampling_params(self) -> dict[str, Any]:
+        """What decides the answer, and whether it becomes a row."""
+        rules = {"max_chars": self.max_chars, "text_rules": TEXT_RULES_ID}
+        return super().sampling_params() | rules
 
 
 class ImageToText:
@@ -48,14 +58,17 @@ class ImageToText:
     def __init__(self, engine: CaptionEngine, config: ImageToTextConfig) -> None:
         self._engine = engine
         self._instruction = config.instruction_used()
+        self._max_chars = config.max_chars
+        self._experience = Experience()
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
         return run_rows(
             rows,
             prepare=_read_image,
             call=self._describe,
-            finish=_clean,
+            finish=self._check,
             seconds_column="describe_s",
+            experience=self._experience,
         )
 
     def _describe(self, items: list[tuple[Image.Image, int]]) -> list[str]:
@@ -63,19 +76,27 @@ class ImageToText:
         rng_seeds = [rng_seed for _, rng_seed in items]
         return self._engine.describe(images, self._instruction.text, rng_seeds)
 
+    def _check(self, text: object) -> dict[str, Any]:
+        if not isinstance(text, str):
+            message = f"the engine returned {type(text).__name__}, no text"
+            raise RowError(Reason.TEXT_MISSING, message)
+        description = clean_text(text)
+        if not description:
+            raise RowError(Reason.DESCRIPTION_EMPTY, f"the captioner answered {text[:80]!r}")
+        if len(description) > self._max_chars:
+            message = f"{len(description)} characters, the limit is {self._max_chars}"
+            raise RowError(Reason.DESCRIPTION_TOO_LONG, message)
+        rule = find_rule(text)  # as it came: cleaned text has no lines
+        if rule is not None:
+            raise RowError(Reason.TEXT_RULE, f"{rule}: {description[:80]!r}")
+        return {"description": description}
+
 
 def _read_image(row: Row) -> tuple[Image.Image, int]:
     image = row["image"]
     if not image or not image["bytes"]:
         raise RowError(Reason.IMAGE_MISSING, "nothing to describe")
     return decode_image(image["bytes"]), row["rng_seed_describe"]
-
-
-def _clean(text: str) -> dict[str, Any]:
-    description = clean_text(text)
-    if not description:
-        raise RowError(Reason.DESCRIPTION_EMPTY, f"the captioner answered {text[:80]!r}")
-    return {"description": description}
 
 
 def build_image_to_text(

@@ -19,6 +19,8 @@ class Reason(StrEnum):
     SEED_NOT_UTF8 = "seed_not_utf8"  # bytes that are no UTF-8; the seed column shows them escaped
     # a line that is no JSON object, or has no text in the column
     SEED_UNREADABLE = "seed_unreadable"
+    # a chat template's token or an order to the model: `seeds.has_text_rules`, actors/text_rules.py
+    SEED_RULE = "seed_rule"
     SEED_DUPLICATE = "seed_duplicate"  # an earlier seed is the same text once both are cleaned
     PROMPT_EMPTY = "prompt_empty"  # the row has no prompt, or only white space
     IMAGE_MISSING = "image_missing"  # no image came out of the engine, or none came with the row
@@ -31,22 +33,38 @@ class Reason(StrEnum):
     IMAGE_UNREADABLE = "image_unreadable"
     # nothing left of the captioner's answer once it is cleaned
     DESCRIPTION_EMPTY = "description_empty"
-    TEXT_EMPTY = "text_empty"  # likewise for the author
-    # the engine raised on this row alone, the rest of its batch went through
+    DESCRIPTION_TOO_LONG = "description_too_long"  # over the captioner's `max_chars`
+    TEXT_EMPTY = "text_empty"  # nothing left of the author's answer once it is cleaned
+    TEXT_MISSING = "text_missing"  # the engine returned something that is no text
+    # a model's text holds a link, code, or what another model might obey: actors/text_rules.py
+    TEXT_RULE = "text_rule"
+    # the engine raised on this row alone, twice, the rest of its batch went through
     ENGINE_ERROR = "engine_error"
+    OUT_OF_MEMORY = "out_of_memory"  # likewise, for want of memory: not even one row fits
     # reading the row or finishing its result raised, beside the engine: encoding the picture, say
     TASK_ERROR = "task_error"
     # the engine returned none or several results for this row alone
     WRONG_ROW_COUNT = "wrong_row_count"
+    # Judged by the pool, after `max_attempts`, the last of them alone: the process of the model
+    # died (a crash in native code, killed for memory), ...
+    REPLICA_DIED = "replica_died"
+    CALL_TIMEOUT = "call_timeout"  # ... it was killed because the call took too long, ...
+    ENGINE_DEAD = "engine_dead"  # ... or its engine said that it cannot go on
 
 
 class RowError(Exception):
-    """One row cannot go on; the others can. A task turns it into the row's `error`."""
+    """One row cannot go on; the others can. A task turns it into the row's `error`.
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    `traceback_sha256` names the traceback in the log where an unforeseen exception was the cause.
+    """
+
+    def __init__(
+        self, reason: Reason, message: str, *, traceback_sha256: str | None = None
+    ) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason = reason
         self.message = message
+        self.traceback_sha256 = traceback_sha256
 
     def to_error(self) -> str:
         """The text of the `error` column: one line, bounded, and UTF-8 whatever it quotes."""

@@ -18,7 +18,7 @@ from actors.backends.simulated import (
 )
 from actors.engines import Drawn, ImageEngine
 from actors.images import FORMATS, check_image, encode_image
-from actors.isolation import run_rows
+from actors.isolation import Experience, run_rows
 from actors.models import ModelIdentity, identify_model, pin_model, resolve_model
 from actors.reasons import Reason, RowError
 from actors.records import Row
@@ -86,6 +86,7 @@ class TextToImage:
     def __init__(self, engine: ImageEngine, config: TextToImageConfig) -> None:
         self._engine = engine
         self._config = config
+        self._experience = Experience()
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
         return run_rows(
@@ -94,6 +95,7 @@ class TextToImage:
             call=self._draw,
             finish=self._encode,
             seconds_column="draw_s",
+            experience=self._experience,
         )
 
     def _draw(self, items: list[tuple[str, int]]) -> list[Drawn]:
@@ -101,7 +103,10 @@ class TextToImage:
             [prompt for prompt, _ in items], [rng_seed for _, rng_seed in items]
         )
 
-    def _encode(self, drawn: Drawn) -> dict[str, Any]:
+    def _encode(self, drawn: object) -> dict[str, Any]:
+        if not isinstance(drawn, Drawn):
+            message = f"the engine returned {type(drawn).__name__}, no Drawn"
+            raise RowError(Reason.IMAGE_MISSING, message)
         if drawn.problem is not None:
             raise drawn.problem
         config = self._config

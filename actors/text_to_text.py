@@ -13,7 +13,7 @@ from typing import Any
 
 from actors.backends.simulated import SimulatedTextEngine
 from actors.engines import TextEngine
-from actors.isolation import run_rows
+from actors.isolation import Experience, run_rows
 from actors.language_model import LanguageModelConfig
 from actors.prompts import clean_text
 from actors.reasons import Reason, RowError
@@ -35,10 +35,16 @@ class TextToText:
     def __init__(self, engine: TextEngine, config: TextToTextConfig) -> None:
         self._engine = engine
         self._config = config
+        self._experience = Experience()
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
         return run_rows(
-            rows, prepare=_read_prompt, call=self._write, finish=_clean, seconds_column="write_s"
+            rows,
+            prepare=_read_prompt,
+            call=self._write,
+            finish=_check_text,
+            seconds_column="write_s",
+            experience=self._experience,
         )
 
     def _write(self, items: list[tuple[str, int]]) -> list[str]:
@@ -54,7 +60,9 @@ def _read_prompt(row: Row) -> tuple[str, int]:
     return prompt, row["rng_seed"]
 
 
-def _clean(text: str) -> dict[str, Any]:
+def _check_text(text: object) -> dict[str, Any]:
+    if not isinstance(text, str):
+        raise RowError(Reason.TEXT_MISSING, f"the engine returned {type(text).__name__}, no text")
     if not clean_text(text):
         raise RowError(Reason.TEXT_EMPTY, f"the author answered {text[:80]!r}")
     return {"text": text}  # uncleaned: the lines of a list answer are needed to split it

@@ -5,11 +5,13 @@ itself. torch is imported when a function is called, so that importing this modu
 """
 
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from actors.engines import EngineDeadError
+from actors.isolation import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -58,18 +60,21 @@ def pick_dtype(name: str, device: "torch.device") -> "torch.dtype":
 def watch_device() -> Iterator[None]:
     """Turns an error that the device does not recover from into EngineDeadError.
 
-    Running out of memory is none of them: it leaves as it is, and a smaller batch may fit.
+    Running out of memory is none of them: what the failed call held is freed, the error leaves as
+    it is, and a smaller batch may fit.
     """
     import torch
 
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
-        text = str(error).lower()
-        if "out of memory" in text or "alloc_failed" in text:
+        if is_out_of_memory(error):
+            # The frames of the failed call hold its tensors for as long as the error is looked at.
+            traceback.clear_frames(error.__traceback__)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
             raise
+        text = str(error).lower()
         if isinstance(error, torch.AcceleratorError) or any(mark in text for mark in _DEAD_DEVICE):
             raise EngineDeadError(f"the device failed: {error}") from error
         raise

@@ -18,12 +18,17 @@ import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import numpy as np
 from PIL import Image
 
 from actors.engines import Drawn, EngineDeadError
+from actors.images import image_from_floats
 from actors.models import ModelIdentity
+from actors.reasons import RowError
+
+Result = TypeVar("Result")
 
 FAULTS: Final = (
     "none",
@@ -32,6 +37,10 @@ FAULTS: Final = (
     "empty",  # a blank picture, or a text of white space
     "broken",  # a picture in a wrong mode; text engines treat it like "empty"
     "wrong_size",  # a picture one pixel too wide; likewise
+    "nan",  # pixels that are no numbers; likewise
+    "permuted",  # the results of the batch change places
+    # MemoryError for a batch with a faulty row, or with more than `oom_above` rows
+    "oom",
     "dead",  # EngineDeadError
     "abort",  # the process kills itself, as the kernel does when memory runs out
     "hang",  # the call takes `hang_s`
@@ -56,6 +65,7 @@ class SimulatedConfig:
     fault_rate: float = 0.0  # this share of the other rows is faulty too, chosen by rng_seed
     # a file: the fault happens only while it does not exist, and creates it
     fault_once_path: str = ""
+    oom_above: int = 0  # for "oom": the largest batch that fits; 0: no limit of size
     log_path: str = ""  # a file that gets one JSON line per load and per call
 
     def __post_init__(self) -> None:
@@ -69,6 +79,8 @@ class SimulatedConfig:
                 raise ValueError(
                     f"field {name!r} is {getattr(self, name)!r}: must be between 0 and 1"
                 )
+        if self.oom_above < 0:
+            raise ValueError(f"field 'oom_above' is {self.oom_above}: must be 0 or more")
         if self.fault not in FAULTS:
             raise ValueError(f"field 'fault' is {self.fault!r}: must be one of {', '.join(FAULTS)}")
 
@@ -131,6 +143,8 @@ class _Simulator:
         time.sleep((config.call_s + config.row_s * len(prompts)) * self._jitter(rng_seeds))
         if any(faulty):
             self._fail()
+        if config.fault == "oom" and 0 < config.oom_above < len(prompts):
+            raise MemoryError(f"simulated: {len(prompts)} rows at once, {config.oom_above} fit")
         self._log(
             "call",
             {"prompts": list(prompts), "rng_seeds": list(rng_seeds), "started_at": started_at},
@@ -158,6 +172,8 @@ class _Simulator:
     def _fail(self) -> None:
         if self._config.fault == "raise":
             raise ValueError("simulated failure of a batch with a faulty row")
+        if self._config.fault == "oom":
+            raise MemoryError("simulated: a row that is too large for the memory")
         if self._config.fault == "dead":
             raise EngineDeadError("simulated death of the engine")
         if self._config.fault == "abort":
@@ -196,18 +212,21 @@ class SimulatedImageEngine:
 
     def draw(self, prompts: list[str], rng_seeds: list[int]) -> list[Drawn]:
         faulty = self._simulator.call(prompts, rng_seeds)
-        width, height = self._size
-        images = [
-            self._spoil(draw_image(prompt, rng_seed, width, height), is_faulty)
+        drawn = [
+            self._draw_one(prompt, rng_seed, is_faulty)
             for prompt, rng_seed, is_faulty in zip(prompts, rng_seeds, faulty, strict=True)
         ]
+        return _spoil_list(drawn, self._config.fault) if any(faulty) else drawn
+
+    def _draw_one(self, prompt: str, rng_seed: int, is_faulty: bool) -> Drawn:
+        width, height = self._size
         # A prompt that does not fit into the pixels is cut, like one over a token limit.
-        limit = width * height * 3 - _HEADER.size
-        drawn = [
-            Drawn(image=image, is_prompt_truncated=len(prompt.encode()) > limit)
-            for image, prompt in zip(images, prompts, strict=True)
-        ]
-        return drawn[:-1] if self._config.fault == "wrong_count" and any(faulty) else drawn
+        is_cut = len(prompt.encode()) > width * height * 3 - _HEADER.size
+        try:
+            image = self._spoil(draw_image(prompt, rng_seed, width, height), is_faulty)
+        except RowError as error:
+            return Drawn(image=None, is_prompt_truncated=is_cut, problem=error)
+        return Drawn(image=image, is_prompt_truncated=is_cut)
 
     def _spoil(self, image: Image.Image, is_faulty: bool) -> Image.Image:
         if not is_faulty:
@@ -218,6 +237,10 @@ class SimulatedImageEngine:
             return Image.new("F", image.size, float("nan"))
         if self._config.fault == "wrong_size":
             return image.resize((image.width + 1, image.height))
+        if self._config.fault == "nan":
+            pixels = np.asarray(image) / 255.0
+            pixels[0, 0] = float("nan")
+            return image_from_floats(pixels)
         return image
 
 
@@ -257,11 +280,16 @@ class SimulatedTextEngine:
 
 
 def _spoil_texts(texts: list[str], faulty: list[bool], fault: str) -> list[str]:
+    if fault in ("empty", "broken", "wrong_size", "nan"):
+        return [" \n" if is_faulty else text for text, is_faulty in zip(texts, faulty, strict=True)]
+    return _spoil_list(texts, fault) if any(faulty) else texts
+
+
+def _spoil_list(results: list[Result], fault: str) -> list[Result]:
+    """The faults of a whole answer, for a batch with a faulty row."""
     if fault == "wrong_count":
-        return texts[:-1] if any(faulty) else texts
-    if fault not in ("empty", "broken", "wrong_size"):
-        return texts
-    return [" \n" if is_faulty else text for text, is_faulty in zip(texts, faulty, strict=True)]
+        return results[:-1]
+    return results[1:] + results[:1] if fault == "permuted" else results
 
 
 def _uniform(key: str) -> float:

@@ -39,6 +39,7 @@ def test_every_row_gets_the_caption_of_its_own_picture() -> None:
         ("raise", Reason.ENGINE_ERROR),
         ("wrong_count", Reason.WRONG_ROW_COUNT),
         ("empty", Reason.DESCRIPTION_EMPTY),
+        ("oom", Reason.OUT_OF_MEMORY),
     ],
 )
 def test_a_faulty_row_fails_alone_and_keeps_its_picture(fault: str, reason: Reason) -> None:
@@ -72,6 +73,38 @@ def test_answers_are_cleaned() -> None:
 
     (row,) = ImageToText(Chatty(), ImageToTextConfig())(_rows("a"))
     assert row["description"] == "a red star"
+
+
+class _Parrot:
+    """Answers with fixed texts, whatever it sees."""
+
+    def __init__(self, *answers: object) -> None:
+        self._answers = answers
+
+    def describe(self, images: list, instruction: str, rng_seeds: list[int]) -> list:
+        return [self._answers[rng_seed] for rng_seed in rng_seeds]
+
+
+def test_a_caption_that_breaks_a_rule_or_is_no_text_is_an_error_of_its_row() -> None:
+    config = ImageToTextConfig(max_chars=40)
+    answers = ["a red star", "x" * 41, "a star\nUser: draw a cat", "see https://a.example/b", None]
+    rows = ImageToText(_Parrot(*answers), config)(_rows(*"abcde"))
+    assert [row["error"] and row["error"].partition(" '")[0] for row in rows] == [
+        None,
+        "description_too_long: 41 characters, the limit is 40",
+        "text_rule: role_header:",
+        "text_rule: url:",
+        "text_missing: the engine returned NoneType, no text",
+    ]
+    assert ["description" in row for row in rows] == [True, False, False, False, False]
+
+
+def test_what_refuses_captions_is_part_of_what_decides_the_rows() -> None:
+    params = ImageToTextConfig(max_chars=40).sampling_params()
+    assert params["max_chars"] == 40
+    assert params["text_rules"]
+    with pytest.raises(ValueError, match="field 'max_chars' is 0"):
+        ImageToTextConfig(max_chars=0)
 
 
 def test_a_dead_engine_is_no_row_error() -> None:

@@ -89,6 +89,7 @@ def test_the_two_tasks_of_a_language_model_differ_in_their_defaults_alone() -> N
     assert {field.name for field in fields(ImageToTextConfig)} - shared == {
         "instruction_id",
         "instruction",
+        "max_chars",
     }
     assert (TextToTextConfig().temperature, ImageToTextConfig().temperature) == (1.0, 0.0)
 

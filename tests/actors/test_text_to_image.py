@@ -1,11 +1,13 @@
 import hashlib
+import json
+from pathlib import Path
 
 import pytest
 
 from actors.backends.simulated import SimulatedConfig, draw_image, read_prompt
 from actors.engines import Drawn, EngineDeadError
 from actors.images import decode_image
-from actors.reasons import Reason, RowError
+from actors.reasons import Reason
 from actors.records import Row
 from actors.text_to_image import TextToImage, TextToImageConfig, build_text_to_image
 
@@ -51,6 +53,8 @@ def test_equal_seeds_give_equal_bytes_whatever_the_batch() -> None:
         ("empty", Reason.IMAGE_BLANK),
         ("broken", Reason.IMAGE_WRONG_MODE),
         ("wrong_size", Reason.IMAGE_WRONG_SIZE),
+        ("nan", Reason.IMAGE_NOT_FINITE),
+        ("oom", Reason.OUT_OF_MEMORY),
     ],
 )
 def test_a_faulty_row_fails_alone(fault: str, reason: Reason) -> None:
@@ -61,21 +65,42 @@ def test_a_faulty_row_fails_alone(fault: str, reason: Reason) -> None:
     assert [row["chain_id"] for row in rows] == list("01234")
 
 
+def test_a_batch_that_does_not_fit_is_cut_and_so_are_later_ones(tmp_path: Path) -> None:
+    log = tmp_path / "calls.jsonl"
+    task = _task(fault="oom", oom_above=2, log_path=str(log))
+    for _ in range(2):
+        assert all(row["error"] is None for row in task(_rows(*"abcdefgh")))
+    calls = [json.loads(line) for line in log.read_text().splitlines()][1:]
+    assert [len(call["prompts"]) for call in calls] == [2] * 8  # those that went through
+
+
+def test_pictures_that_changed_places_lose_no_row_and_are_recorded_as_they_are() -> None:
+    # A task cannot see it (actors/isolation.py, Limits). What stays true: every row has one
+    # picture, with that picture's own hash; the describer then speaks of the picture that is there.
+    rows = _task(fault="permuted", fault_marker="BAD")(_rows("a", "BAD", "c"))
+    pictures = [row["image"]["bytes"] for row in rows]
+    assert [read_prompt(decode_image(data)) for data in pictures] == ["BAD", "c", "a"]
+    assert [row["error"] for row in rows] == [None] * 3
+    for row, data in zip(rows, pictures, strict=True):
+        assert row["image_sha256"] == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("answer", [None, draw_image("a", 1, 64, 64), "text", b"bytes"])
+def test_a_result_that_is_no_drawn_picture_is_an_error_of_its_row(answer: object) -> None:
+    class OddEngine:
+        def draw(self, prompts: list[str], rng_seeds: list[int]) -> list[Drawn]:
+            good = Drawn(image=draw_image(prompts[0], rng_seeds[0], 64, 64))
+            return [good, answer]  # type: ignore[list-item]
+
+    rows = TextToImage(OddEngine(), TextToImageConfig())(_rows("a", "b"))
+    assert rows[0]["error"] is None
+    assert rows[1]["error"].startswith("image_missing: the engine returned ")
+
+
 @pytest.mark.parametrize("prompt", ["", "  ", None])
 def test_an_empty_prompt_is_not_sent_to_the_engine(prompt: str | None) -> None:
     rows = _task()(_rows("a", prompt))
     assert [row["error"] for row in rows] == [None, "prompt_empty: nothing to draw"]
-
-
-def test_pixels_that_are_no_numbers_become_an_error_of_their_row() -> None:
-    class NanEngine:
-        def draw(self, prompts: list[str], rng_seeds: list[int]) -> list[Drawn]:
-            problem = RowError(Reason.IMAGE_NOT_FINITE, "nan")
-            good = Drawn(image=draw_image(prompts[0], rng_seeds[0], 64, 64))
-            return [good, Drawn(image=None, problem=problem)]
-
-    rows = TextToImage(NanEngine(), TextToImageConfig())(_rows("a", "b"))
-    assert [row["error"] for row in rows] == [None, "image_not_finite: nan"]
 
 
 def test_a_dead_engine_is_no_row_error() -> None:

@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 
@@ -33,6 +35,20 @@ def test_other_failures_leave_as_they_are(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, watch_device():
         raise error
     assert caught.value is error
+
+
+def test_what_a_call_that_ran_out_of_memory_held_is_freed() -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def call() -> None:
+        tensor = torch.zeros(8)
+        held.append(weakref.ref(tensor))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError) as caught, watch_device():
+        call()
+    assert caught.value.__traceback__ is not None  # still looked at, as the log's traceback is
+    assert held[0]() is None
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")

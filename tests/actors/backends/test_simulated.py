@@ -67,6 +67,15 @@ def test_a_fault_can_be_asked_for_once(tmp_path: Path) -> None:
     assert len(SimulatedImageEngine(config, 8, 8).draw(["a"], [1])) == 1
 
 
+def test_memory_runs_out_by_size_or_by_row() -> None:
+    engine = SimulatedTextEngine(SimulatedConfig(fault="oom", oom_above=2, fault_marker="BAD"))
+    assert len(engine.write(["a", "b"], [1, 2])) == 2
+    with pytest.raises(MemoryError, match="3 rows at once"):
+        engine.write(["a", "b", "c"], [1, 2, 3])
+    with pytest.raises(MemoryError, match="a row that is too large"):
+        engine.write(["BAD"], [1])
+
+
 def test_abort_kills_the_process() -> None:
     code = (
         "from actors.backends.simulated import *\n"
@@ -88,7 +97,13 @@ def test_loads_and_calls_are_logged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("call_s", -1.0), ("row_s", float("nan")), ("jitter", 2.0), ("fault_rate", -0.1)],
+    [
+        ("call_s", -1.0),
+        ("row_s", float("nan")),
+        ("jitter", 2.0),
+        ("fault_rate", -0.1),
+        ("oom_above", -1),
+    ],
 )
 def test_numbers_are_checked(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"field '{field}' is {value}"):
