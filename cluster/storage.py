@@ -4,12 +4,15 @@
 behave alike, so everything above this module is written once. Keys are relative, with ``/``.
 A store pickles as its URI and opens again where it lands, with the environment found there:
 endpoints and credentials come from the environment only (``AWS_*``, ...), never from a config.
+A store that ignores put-if-absent is refused by `Store.check_writable`, unless it is opened with
+`is_single_writer`: see `cluster.storage_single` for what that gives up.
 
 Limits: one request per put, so at most 5 GiB an object on S3. A local folder needs hard links
 (ext4, xfs, NFS, APFS have them; FAT and some FUSE mounts do not and are refused). Listings read
 all keys under a prefix into memory.
 """
 
+import logging
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -17,20 +20,40 @@ from urllib.parse import unquote, urlsplit
 from cluster.storage_base import Store
 from cluster.storage_local import LocalStore
 from cluster.storage_remote import RETRY_TIMEOUT_S, RemoteStore
+from cluster.storage_single import SingleWriterStore
 
-__all__ = ["LocalStore", "RemoteStore", "Store", "open_store"]
+__all__ = ["LocalStore", "RemoteStore", "SingleWriterStore", "Store", "open_store"]
+
+logger = logging.getLogger(__name__)
 
 REMOTE_SCHEMES = ("s3", "gs", "az")
 _MISTYPED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
-def open_store(uri: str, *, retry_timeout_s: float = RETRY_TIMEOUT_S) -> Store:
+def open_store(
+    uri: str, *, retry_timeout_s: float = RETRY_TIMEOUT_S, is_single_writer: bool = False
+) -> Store:
     """Opens the store under `uri` without touching it.
+
+    `is_single_writer` is the caller's word that no second writer will be at work at any time: two
+    drivers of one run could then both commit a unit, and one of them would be wrong.
 
     Raises:
         ValueError: the scheme is unknown or mistyped, the bucket or path is missing from the URI,
             or it carries credentials or a query, which would end up in logs and in the dataset.
     """
+    store = _open(uri, retry_timeout_s)
+    if not is_single_writer:
+        return store
+    logger.warning(
+        "%s is used in single-writer mode: nothing keeps a second driver from committing the same "
+        "units. Never run two at once on this output",
+        uri,
+    )
+    return SingleWriterStore(store)
+
+
+def _open(uri: str, retry_timeout_s: float) -> Store:
     scheme, separator, rest = uri.partition("://")
     if separator and ("@" in rest.partition("/")[0] or "?" in rest):
         # Not echoed: what stands there may be a secret.

@@ -85,6 +85,7 @@ class Store(ABC):
             raise ValueError(
                 f"storage {self.uri!r} cannot be written: {failures[0]}: {self._hint}"
             ) from failures[0]
+        self._tidy()
 
     def _probe(self) -> None:
         store = self._impatient()
@@ -94,7 +95,8 @@ class Store(ABC):
             if store.put_if_absent(key, b"second") or store.read(key) != b"first":
                 raise ConditionalPutUnsupportedError(
                     f"storage {self.uri!r} ignores put-if-absent (If-None-Match): two writers of "
-                    "one unit could both commit. Use a store that honours it, or a local folder"
+                    "one unit could both commit. Use a store that honours it, a local folder, or "
+                    "declare that only one writer will ever be at work (is_single_writer)"
                 )
             if key not in store.list(PROBE_FOLDER):
                 raise StoreError(f"a listing of {PROBE_FOLDER}/ does not show the key just put")
@@ -104,7 +106,11 @@ class Store(ABC):
                 store.delete(key)
 
     def _impatient(self) -> "Store":
+        """The same store with the patience of a probe."""
         return self
+
+    def _tidy(self) -> None:  # noqa: B027 - most stores have nothing of the kind
+        """Removes what killed writers left outside of any key."""
 
 
 def check_key(key: str) -> None:

@@ -79,8 +79,7 @@ class LocalStore(Store):
         except OSError as error:
             raise self._failure("delete", key, error) from error
 
-    def check_writable(self) -> None:
-        super().check_writable()
+    def _tidy(self) -> None:
         for temp in (self._root / TEMP_FOLDER).iterdir():
             with contextlib.suppress(OSError):
                 if time.time() - temp.stat().st_mtime > STALE_TEMP_S:
