@@ -56,8 +56,9 @@ _OVERRIDE = rf"""
       (?:\w{{1,20}}\s)?{_MODEL}\b
   | \b(?:reveal|print|show|output|repeat|leak|give|tell)\s(?:me\s|us\s)?(?:the|your)\s
       (?:\w{{1,20}}\s)?(?:system|hidden|initial|secret)\s(?:prompt|instructions?|message)\b
-  | \b(?:respond|reply|answer)\s(?:only\swith|with\sonly|with\snothing\sbut)\b
-  | \b(?:instead\sof|do\snot|don.?t|stop)\s(?:describ|caption)(?:e|ing)\s(?:the|this|it|any)\b
+  | \b(?:respond|reply|answer)\s(?:only\s with|with\s (?:only|nothing\sbut))\b
+  | \b(?:instead\sof|do\snot|don.?t|stop)\s(?:describe|describing|caption|captioning)\s
+      (?:the|this|it|any)\b
   | \b(?:new|updated|real|actual)\s(?:system\s)?(?:instructions?|prompts?)\s?:
   | \bfrom\snow\son,?\syou\s(?:will|must|shall|should|are)\b
   | \b(?:do\sanything\snow|jailbreak\smode|developer\smode\s(?:on|enabled))\b

@@ -2,8 +2,8 @@
 
 Many small batches, each with its own rng_seed, rather than one long request: asked for too many
 descriptions at once, a language model repeats itself (Synergy-General-MultimodalPairs, readme).
-Answers that are empty, over-long or repeated are dropped, counted by reason, and asked for again,
-within bounds.
+Answers that are empty, over-long or repeated, or break a rule (actors/text_rules.py), are dropped,
+counted by reason, and asked for again, within bounds.
 
 Limits: distinct means distinct as cleaned text; two sentences that mean the same both stay.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from actors.prompts import Instruction, clean_text, find_instruction
 from actors.reasons import Reason
 from actors.records import derive_rng_seed
+from actors.text_rules import find_rule
 from actors.text_to_text import TextToTextConfig
 from cluster.pool import PoolConfig
 
@@ -89,8 +90,10 @@ def write_batch(
             derive_rng_seed(run_seed, name, first + call, "author") for call in range(num_calls)
         ]
         for rng_seed, answer in zip(asked, ask(asked), strict=True):
-            for text in split_list(answer) if config.is_list else [clean_text(answer)]:
-                reason = _why_not(text, taken, max_chars)
+            for entry in split_list(answer) if config.is_list else [answer]:
+                text = clean_text(entry)
+                # The entry as it came: cleaned text has no lines, where another speaker may begin.
+                reason = _why_not(text, taken, max_chars) or (find_rule(entry) and Reason.TEXT_RULE)
                 if reason is None and len(texts) < config.batch_size:
                     texts.append(text)
                     rng_seeds.append(rng_seed)

@@ -1,7 +1,8 @@
 """Reads seeds from a file into the seed table: one row per seed, the unusable ones with a reason.
 
 txt (a seed a line), jsonl, csv and Parquet, from a folder or an object store. What one row holds
-never ends a run: an empty, over-long, repeated or undecodable seed becomes a row with an `error`.
+never ends a run: an empty, over-long, repeated or undecodable seed becomes a row with an `error`,
+and so does one that a model would take for an order (`has_text_rules`).
 A file that cannot be read at all, or lacks the column, is a `ValueError`.
 
 Limits: the driver holds all seeds in memory (about a kilobyte each, as table and as read tasks).
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 from actors.prompts import clean_text
 from actors.reasons import Reason, RowError
 from actors.records import SEED_SCHEMA, derive_chain_ids
+from actors.text_rules import SEED_RULES, find_rule
 from cluster.errors import StoreError
 from cluster.storage import open_store
 from pipelines.author import AuthorConfig
@@ -40,6 +42,8 @@ class SeedsConfig:
     column: str = "seed"  # of jsonl, csv and Parquet
     limit: int | None = None  # only the first so many seeds of the file
     max_chars: int = 2000  # a longer seed becomes an error row
+    # a seed with a chat template's token, or an order to the model, becomes an error row
+    has_text_rules: bool = True
     author: AuthorConfig = field(default_factory=AuthorConfig)
 
     def __post_init__(self) -> None:
@@ -93,7 +97,8 @@ def read_seeds(config: SeedsConfig) -> list[RawSeed]:
         raise ValueError(f"field 'seeds.path' is {config.path!r}: not readable: {error}") from None
     if not seeds:
         raise ValueError(f"field 'seeds.path' is {config.path!r}: holds no seeds")
-    return seeds[: config.limit]
+    seeds = seeds[: config.limit]
+    return [_apply_rules(seed) for seed in seeds] if config.has_text_rules else seeds
 
 
 def to_seed_table(seeds: list[RawSeed], *, run_seed: int, max_chars: int) -> pa.Table:
@@ -125,6 +130,14 @@ def to_seed_table(seeds: list[RawSeed], *, run_seed: int, max_chars: int) -> pa.
 def count_problems(table: pa.Table) -> Counter[str]:
     """How many seeds cannot be used, by reason code."""
     return Counter(e.partition(":")[0] for e in table.column("error").to_pylist() if e)
+
+
+def _apply_rules(seed: RawSeed) -> RawSeed:
+    rule = find_rule(seed.text, SEED_RULES)
+    if seed.problem or rule is None:
+        return seed
+    message = f"{rule}: {seed.text[:80]!r}; seeds.has_text_rules=false lets it pass"
+    return replace(seed, problem=RowError(Reason.SEED_RULE, message))
 
 
 def _find_problem(text: str, seen: set[str], max_chars: int) -> RowError | None:
