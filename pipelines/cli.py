@@ -5,9 +5,11 @@
     pairloom seeds CONFIG [key=value ...]    only make and commit the seed table
     pairloom status OUTPUT                   how far a run is, from its ledger, from anywhere
     pairloom look OUTPUT                     a contact sheet of its first chains
+    pairloom verify OUTPUT                   whether all that was committed is there and right
 
 Exit codes: 0 done; 1 the run could not go on (what is committed stays); 2 the input is wrong;
-130 interrupted. A failure is one paragraph: what, which value, what to do.
+130 interrupted. Of `verify`: 0 sound and finished, 1 damaged, 3 sound so far. A failure is one
+paragraph: what, which value, what to do.
 
 Limits: the only module that prints; verbs return text, and decisions live elsewhere.
 """
@@ -41,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "seeds": _seeds,
         "status": _status,
         "look": _look,
+        "verify": _verify,
     }[arguments.verb]
     try:
         return verb(arguments)
@@ -90,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (
         ("status", "how far a run is, read from its ledger"),
         ("look", "write a contact sheet of a run's first chains"),
+        ("verify", "check files, rows, lineage and Delta log of a run against its receipts"),
     ):
         verb = verbs.add_parser(name, help=text, description=text)
         verb.add_argument("output", help="the run's folder or URI")
@@ -154,6 +158,16 @@ def _look(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"contact_sheet": path}))
     return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from pipelines import verify
+
+    report = verify.verify_run(arguments.output)
+    print(verify.describe_report(report))
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(report)))
+    return verify.exit_code(report)
 
 
 def _fail(kind: str, error: Exception, code: int) -> int:
