@@ -20,7 +20,7 @@ import pyarrow as pa
 Row = dict[str, Any]
 Role = Literal["draw", "describe", "author"]
 
-RECORD_FORMAT = "1.0"
+RECORD_FORMAT = "2.0"
 
 # The struct that Hugging Face `datasets` decodes as an image; `path` is only a name.
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -74,7 +74,27 @@ PAIR_COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("draw_s", pa.float64(), "the image's share of its batch, seconds"),
     ("describe_s", pa.float64(), "the description's share of its batch, seconds"),
     ("created_at", pa.timestamp("us", tz="UTC"), "when the row was built"),
-    ("error", pa.string(), "null for a pair, else `reason_code: message`"),
+]
+
+# Likewise. `DEAD_LETTER_SCHEMA` shares with the pairs what it can, so that the two can be joined.
+DEAD_LETTER_COLUMNS: list[tuple[str, pa.DataType, str]] = [
+    ("pair_id", pa.string(), "the pair that it would have been"),
+    ("chain_id", pa.string(), "whose chain failed"),
+    ("unit_id", pa.string(), "the slice of chains that was committed together"),
+    ("round_index", pa.int32(), "the round it failed in; earlier pairs stay, later are not grown"),
+    ("parent_id", pa.string(), "pair whose description was the prompt"),
+    ("stage", pa.string(), "`seed`, `draw` or `describe`"),
+    ("reason", pa.string(), "code, stable and meant for counting: `actors/reasons.py`"),
+    ("message", pa.string(), "what was seen, for people"),
+    ("traceback_sha256", pa.string(), "16 digits, as in the log line with the traceback; or null"),
+    ("attempts", pa.int32(), "calls of the model that the row was in"),
+    ("seed", pa.string(), "the seed description"),
+    ("prompt", pa.string(), "exactly what the text-to-image model received"),
+    ("image", IMAGE_TYPE, "the picture, where one was drawn before it failed"),
+    ("image_sha256", pa.string(), "of the encoded bytes"),
+    ("rng_seed_draw", pa.int64(), "as for a pair"),
+    ("rng_seed_describe", pa.int64(), "likewise; null when it failed before"),
+    ("created_at", pa.timestamp("us", tz="UTC"), "when the row was built"),
 ]
 
 _HF_VALUE_NAMES = {pa.timestamp("us", tz="UTC"): "timestamp[us, tz=UTC]", pa.float64(): "float64"}
@@ -99,6 +119,7 @@ def _with_features(fields: list[tuple[str, pa.DataType, str]]) -> pa.Schema:
 
 
 PAIR_SCHEMA = _with_features(PAIR_COLUMNS)
+DEAD_LETTER_SCHEMA = _with_features(DEAD_LETTER_COLUMNS)
 
 # A chain in flight: what the next stage needs and nothing more; `record` takes the image out.
 CHAIN_SCHEMA = pa.schema(
@@ -106,7 +127,9 @@ CHAIN_SCHEMA = pa.schema(
         ("chain_id", pa.string()),
         ("unit_id", pa.string()),
         ("unit_index", pa.int64()),
+        ("first_round", pa.int32()),  # 0, or the round that a replay begins with
         ("next_round", pa.int32()),  # rounds below it are committed: their stages let the unit pass
+        ("replaces", pa.string()),  # in a replay: the reason that the chain failed for before
         ("seed", pa.string()),
         ("parent_id", pa.string()),
         ("prompt", pa.string()),
@@ -120,11 +143,12 @@ CHAIN_SCHEMA = pa.schema(
         ("rng_seed_describe", pa.int64()),
         ("draw_s", pa.float64()),
         ("describe_s", pa.float64()),
-        ("error", pa.string()),
-        (
-            "is_stopped",
-            pa.bool_(),
-        ),  # an earlier round failed: nothing more is grown from this chain
+        ("error", pa.string()),  # `reason_code: message`
+        ("error_stage", pa.string()),
+        ("error_attempts", pa.int32()),
+        ("error_traceback_sha256", pa.string()),
+        # an earlier round failed: nothing more is grown from this chain
+        ("is_stopped", pa.bool_()),
     ]
 )
 
@@ -161,6 +185,18 @@ def derive_chain_ids(run_seed: int, seeds: Iterable[str]) -> list[str]:
 def derive_unit_id(unit_index: int, chain_ids: Iterable[str]) -> str:
     """Names a unit so that names sort by age and another slicing of the chains never reuses one."""
     return f"{unit_index:07d}-{_digest('unit', *chain_ids).hex()[:8]}"
+
+
+def derive_replay_id(
+    unit_index: int, chain_ids: Iterable[str], generation: int, round_index: int
+) -> str:
+    """Names a unit that runs failed chains of unit `unit_index` again, from `round_index` on."""
+    return f"{derive_unit_id(unit_index, chain_ids)}.replay{generation}r{round_index}"
+
+
+def is_replay(unit_id: str) -> bool:
+    """Whether the unit runs failed chains of an earlier unit again."""
+    return ".replay" in unit_id
 
 
 def derive_pair_id(chain_id: str, round_index: int) -> str:

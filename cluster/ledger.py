@@ -1,19 +1,20 @@
 """What has been done, exactly once: units, receipts, the run record, and what is left to do.
 
-    run.json                                         the config that owns this prefix
-    data/round=<r>/<unit_id>-<sha256[:16]>.parquet   the rows of one unit in one round
-    receipts/<unit_id>/<r>.json                      its proof; writing it IS the commit
+    run.json                                                the config that owns this prefix
+    data/round=<r>/<unit_id>-<sha256[:16]>.parquet          the pairs of one unit in one round
+    dead_letter/round=<r>/<unit_id>-<sha256[:16]>.parquet   its rows that failed, with the reason
+    receipts/<unit_id>/<r>.json                             the proof of both; writing it IS the
+                                                            commit
 
-Both writes are put-if-absent. A file whose receipt was never written, or lost to another attempt,
+All writes are put-if-absent. A file whose receipt was never written, or lost to another attempt,
 is an orphan that no reader who starts from receipts sees. A loser removes its own; what a crash
 left, `Ledger.remove_orphans` removes once everything is committed. A crash anywhere leaves either
 no receipt (the round is computed again) or a whole commit. Whoever commits second gets the winner's
 receipt and goes on from the winner's rows, so that the lineage of later rounds stays true.
 
 Limits: a glob over ``data/**`` can see orphans until they are removed. Receipts say what was
-written, not that it still lies there: `Ledger.read_rows` checks the hash when it reads. One listing
-of all receipts stands behind a resume: 10,000 units take a fraction of a second on a disk, some
-seconds on S3.
+written, not that it still lies there: reading checks the hash. One listing of all receipts stands
+behind a resume: 10,000 units take a fraction of a second on a disk, some seconds on S3.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ from importlib import metadata
 import pyarrow as pa
 
 from cluster.errors import CommitError, StoreError
-from cluster.receipts import Counts, Receipt, check_reasons, ids_digest
+from cluster.receipts import Counts, Receipt, ShardRef, check_reasons, ids_digest
 from cluster.run_record import differences, fingerprint, open_run, read_run
 from cluster.shards import decode_shard, encode_shard
 from cluster.storage_base import Store
@@ -38,6 +39,7 @@ __all__ = [
     "Counts",
     "Ledger",
     "Receipt",
+    "ShardRef",
     "differences",
     "fingerprint",
     "ids_digest",
@@ -51,7 +53,8 @@ logger = logging.getLogger(__name__)
 # Receipts are small and the wait is the network's: this many are read at a time.
 NUM_READERS = 16
 _UNIT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-_SHARD_KEY = re.compile(r"data/round=[0-9]+/[^/]+\.parquet")
+SHARD_FOLDERS = ("data", "dead_letter")
+_SHARD_KEY = re.compile(r"(?:data|dead_letter)/round=[0-9]+/[^/]+\.parquet")
 _RECEIPT_KEY = re.compile(r"receipts/([^/]+)/(0|[1-9][0-9]*)\.json")
 
 
@@ -77,7 +80,8 @@ class Ledger:
         self,
         unit_id: str,
         round_index: int,
-        table: pa.Table,
+        pairs: pa.Table,
+        dead_letters: pa.Table,
         counts: Counts,
         *,
         ids_column: str = "pair_id",
@@ -92,21 +96,24 @@ class Ledger:
             StoreError: the store failed past its budget; the same call may be made again.
         """
         _check_unit(unit_id, round_index)
-        if table.num_rows != counts.num_pairs + counts.num_error_rows:
+        if (pairs.num_rows, dead_letters.num_rows) != (counts.num_pairs, counts.num_error_rows):
             raise ValueError(
-                f"unit {unit_id} round {round_index}: {table.num_rows} rows are not {counts}: "
-                "every pair and every error row must be in the table"
+                f"unit {unit_id} round {round_index}: {pairs.num_rows} pairs and "
+                f"{dead_letters.num_rows} dead letters are not {counts}: every row must be counted"
             )
         check_reasons(counts.error_reasons, counts.num_error_rows)
-        digest = ids_digest(table.column(ids_column).to_pylist() if table.num_rows else ())
-        file, sha256, size_bytes = self._put_rows(unit_id, round_index, table, uncompressed)
+        check_reasons(counts.replaced_reasons, counts.num_replaced_errors)
+        tables = [table for table in (pairs, dead_letters) if table.num_rows]
+        digest = ids_digest(one for t in tables for one in t.column(ids_column).to_pylist())
+        data, dead_letter = (
+            self._put_rows(folder, unit_id, round_index, table, uncompressed)
+            for folder, table in zip(SHARD_FOLDERS, (pairs, dead_letters), strict=True)
+        )
         receipt = Receipt(
             unit_id=unit_id,
             round_index=round_index,
-            file=file,
-            sha256=sha256,
-            size_bytes=size_bytes,
-            num_rows=table.num_rows,
+            data=data,
+            dead_letter=dead_letter,
             **asdict(counts),
             ids_digest=digest,
             fingerprint=self.fingerprint,
@@ -115,22 +122,37 @@ class Ledger:
         )
         return self._settle(receipt)
 
-    def read_rows(self, receipt: Receipt, columns: Collection[str] | None = None) -> pa.Table:
-        """The rows a receipt vouches for, checked against its hash.
+    def read_pairs(self, receipt: Receipt, columns: Collection[str] | None = None) -> pa.Table:
+        """The pairs a receipt vouches for, checked against its hash.
 
-        A receipt without rows gives an empty table with the asked columns, of type null.
+        Without pairs it is an empty table with the asked columns, of type null.
         """
-        if receipt.file is None:
+        return self._read_rows(receipt, receipt.data, columns)
+
+    def read_dead_letters(
+        self, receipt: Receipt, columns: Collection[str] | None = None
+    ) -> pa.Table:
+        """The failed rows a receipt vouches for, likewise."""
+        return self._read_rows(receipt, receipt.dead_letter, columns)
+
+    def _read_rows(
+        self, receipt: Receipt, shard: ShardRef | None, columns: Collection[str] | None
+    ) -> pa.Table:
+        if shard is None:
             return pa.table({name: pa.nulls(0) for name in columns or ()})
-        where = f"unit {receipt.unit_id} round {receipt.round_index}: file {receipt.file!r}"
+        where = f"unit {receipt.unit_id} round {receipt.round_index}: file {shard.file!r}"
         try:
-            data = self._store.read(receipt.file)
+            data = self._store.read(shard.file)
         except FileNotFoundError:
-            raise CommitError(f"{where} is gone from {self._store.uri}") from None
-        if hashlib.sha256(data).hexdigest() != receipt.sha256:
+            raise CommitError(
+                f"{where} is gone from {self._store.uri}: `pairloom verify` says what else is "
+                "damaged, `pairloom repair` makes it again"
+            ) from None
+        if hashlib.sha256(data).hexdigest() != shard.sha256:
             raise CommitError(
                 f"{where} in {self._store.uri} is not the one that was committed (sha256 differs, "
-                f"{len(data)} bytes of {receipt.size_bytes})"
+                f"{len(data)} bytes of {shard.size_bytes}): `pairloom verify` says what else is "
+                "damaged, `pairloom repair` makes it again"
             )
         return decode_shard(data, columns)
 
@@ -154,33 +176,39 @@ class Ledger:
             )
         return receipt
 
-    def receipts(self) -> list[Receipt]:
-        """Every receipt, ordered by unit and round."""
-        found = sorted(_parse_keys(self._store.list("receipts")))
+    def receipts(self, of: Iterable[tuple[str, int]] | None = None) -> list[Receipt]:
+        """Every receipt, or those of the given (unit, round), ordered by unit and round."""
+        found = sorted(self.committed() if of is None else of)
         with ThreadPoolExecutor(NUM_READERS) as readers:
             read = readers.map(lambda unit_round: self.receipt(*unit_round), found)
             return [receipt for receipt in read if receipt is not None]
 
-    def next_rounds(self, unit_ids: Iterable[str]) -> dict[str, int]:
+    def committed(self) -> set[tuple[str, int]]:
+        """Every (unit, round) that has a receipt, from one listing: no receipt is read."""
+        return set(_parse_keys(self._store.list("receipts")))
+
+    def next_rounds(
+        self, unit_ids: Collection[str], committed: Collection[tuple[str, int]] | None = None
+    ) -> dict[str, int]:
         """The first round without a receipt, for each unit; `CommitError` where one is missing."""
-        units = list(unit_ids)
         try:
-            return plan_next_rounds(self._store.list("receipts"), units)
+            return plan_next_rounds(self.committed() if committed is None else committed, unit_ids)
         except CommitError:
             # A listing is no snapshot: while another attempt commits, a later page may be newer.
-            return plan_next_rounds(self._store.list("receipts"), units)
+            return plan_next_rounds(self.committed(), unit_ids)
 
     def remove_orphans(self) -> list[str]:
-        """Deletes the shards under data/ that no receipt names, and returns their keys.
+        """Deletes the shards that no receipt names, and returns their keys.
 
         Safe only once every (unit, round) of the run has its receipt, and that is the caller's to
         know: before, a file without a receipt may be one whose commit is still under way. A file
         that the store does not let go of is logged, and not returned.
         """
         # Files first: one that appears after this listing is not judged by it.
-        keys = [key for key in self._store.list("data") if _SHARD_KEY.fullmatch(key)]
-        named = {receipt.file for receipt in self.receipts()}
-        return [key for key in keys if key not in named and self._discard(key)]
+        listed = [key for folder in SHARD_FOLDERS for key in self._store.list(folder)]
+        named = {file for receipt in self.receipts() for file in receipt.files}
+        orphans = [key for key in listed if _SHARD_KEY.fullmatch(key) and key not in named]
+        return [key for key in orphans if self._discard(key)]
 
     def _discard(self, key: str) -> bool:
         """Deletes what no receipt names; False where the store refuses, which costs room only."""
@@ -192,12 +220,17 @@ class Ledger:
         return True
 
     def _put_rows(
-        self, unit_id: str, round_index: int, table: pa.Table, uncompressed: Collection[str]
-    ) -> tuple[str | None, str, int]:
+        self,
+        folder: str,
+        unit_id: str,
+        round_index: int,
+        table: pa.Table,
+        uncompressed: Collection[str],
+    ) -> ShardRef | None:
         if not table.num_rows:
-            return None, "", 0
+            return None
         shard = encode_shard(table, uncompressed=uncompressed)
-        key = f"data/round={round_index}/{unit_id}-{shard.sha256[:16]}.parquet"
+        key = f"{folder}/round={round_index}/{unit_id}-{shard.sha256[:16]}.parquet"
         # Where an attempt before this one got as far as here, look: a receipt vouches for ever.
         while not self._store.put_if_absent(key, shard.data):
             try:
@@ -207,7 +240,12 @@ class Ledger:
             if hashlib.sha256(data).hexdigest() != shard.sha256:
                 raise CommitError(f"{key} in {self._store.uri} does not hold what its name says")
             break
-        return key, shard.sha256, len(shard.data)
+        return ShardRef(
+            file=key,
+            sha256=shard.sha256,
+            size_bytes=len(shard.data),
+            num_rows=table.num_rows,
+        )
 
     def _settle(self, receipt: Receipt) -> Commit:
         key = _receipt_key(receipt.unit_id, receipt.round_index)
@@ -219,21 +257,23 @@ class Ledger:
         # Equal means that our own put took effect although something on the way repeated it.
         is_winner = winner == receipt
         if not is_winner:
-            logger.info("%s was committed by another attempt: %s is not used", key, receipt.file)
+            logger.info("%s was committed by another attempt: ours is not used", key)
             # Equal rows share one file, which is then the winner's.
-            if receipt.file is not None and receipt.file != winner.file:
-                self._discard(receipt.file)
+            for file in set(receipt.files) - set(winner.files):
+                self._discard(file)
         return Commit(receipt=winner, is_winner=is_winner)
 
 
-def plan_next_rounds(keys: Iterable[str], unit_ids: Collection[str]) -> dict[str, int]:
-    """From receipt keys, the first round each unit has no receipt for; other units do not count.
+def plan_next_rounds(
+    committed: Iterable[tuple[str, int]], unit_ids: Collection[str]
+) -> dict[str, int]:
+    """The first round that each unit has no receipt for; other units do not count.
 
     Raises:
         CommitError: a unit has a receipt for a round after one it has none for.
     """
     done: dict[str, set[int]] = {unit_id: set() for unit_id in unit_ids}
-    for unit_id, round_index in _parse_keys(keys):
+    for unit_id, round_index in committed:
         if unit_id in done:
             done[unit_id].add(round_index)
     for unit_id, rounds in done.items():

@@ -10,25 +10,34 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, cast
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """How the chains of one unit came out of one round; rows = pairs + error rows.
+    """How the chains of one unit came out of one round.
 
     `error_reasons` says how many error rows have which reason, so that a summary needs no shard.
+    A unit that replays failed chains takes the place of what an earlier unit counted for them:
+    `num_replaced_errors` error rows (with `replaced_reasons`, as they were counted then), or
+    `num_replaced_stopped` rows that were not grown. So at any
+    moment pairs + (errors - replaced) + (stopped - replaced) over all receipts is what was asked
+    for of the units that are committed.
     """
 
     num_pairs: int
     num_error_rows: int
     num_stopped: int
+    num_replaced_errors: int = 0
+    num_replaced_stopped: int = 0
     error_reasons: dict[str, int] = field(default_factory=dict[str, int])
+    replaced_reasons: dict[str, int] = field(default_factory=dict[str, int])
 
     def __post_init__(self) -> None:
-        for name in ("num_pairs", "num_error_rows", "num_stopped"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"field {name!r} is {getattr(self, name)}: must be 0 or more")
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name.startswith("num_") and value < 0:
+                raise ValueError(f"field {one.name!r} is {value}: must be 0 or more")
 
 
 def check_reasons(reasons: object, num_error_rows: int) -> None:
@@ -40,29 +49,50 @@ def check_reasons(reasons: object, num_error_rows: int) -> None:
     )
     if not is_sound or sum(found.values()) != num_error_rows:
         raise ValueError(
-            f"error_reasons {reasons!r} do not add up to {num_error_rows} error rows: each needs "
+            f"reasons {reasons!r} do not add up to {num_error_rows} error rows: each needs "
             "a reason code and the number of its rows"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Receipt:
-    """What one commit wrote; `file` is None (and sha256 "") when the unit has no rows left."""
+class ShardRef:
+    """A file that a receipt vouches for; `file` is its key in the store."""
 
-    unit_id: str
-    round_index: int
-    file: str | None
+    file: str
     sha256: str
     size_bytes: int
     num_rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What one commit wrote; `data` and `dead_letter` are None where there are no such rows."""
+
+    unit_id: str
+    round_index: int
+    data: ShardRef | None
+    dead_letter: ShardRef | None
     num_pairs: int
     num_error_rows: int
     num_stopped: int
+    num_replaced_errors: int
+    num_replaced_stopped: int
     error_reasons: dict[str, int]
+    replaced_reasons: dict[str, int]
     ids_digest: str
     fingerprint: str
     versions: dict[str, str]
     committed_at: str
+
+    @property
+    def files(self) -> list[str]:
+        """The keys of all files that it vouches for."""
+        return [shard.file for shard in (self.data, self.dead_letter) if shard is not None]
+
+    @property
+    def num_rows(self) -> int:
+        """Pairs and error rows together."""
+        return self.num_pairs + self.num_error_rows
 
     def to_json(self) -> bytes:
         """One line of JSON with a format number, readable by hand."""
@@ -74,19 +104,32 @@ class Receipt:
         record = parse_object(data)
         if record.pop("format", None) != FORMAT:
             raise ValueError(f"the receipt's format is not {FORMAT}: written by another pairloom?")
-        names = {one.name for one in fields(cls)}
-        if record.keys() != names:
-            raise ValueError(f"the receipt's fields differ in {sorted(record.keys() ^ names)}")
-        for name, value in record.items():
-            if not _fits(name, value):
-                raise ValueError(f"the receipt's field {name!r} is {value!r}")
-        if (record["file"] is None) != (record["num_rows"] == 0):
-            raise ValueError("the receipt has rows without a file, or a file without rows")
+        _check_fields(cls, record)
+        for name, count in (("data", "num_pairs"), ("dead_letter", "num_error_rows")):
+            record[name] = _shard_ref(name, record[name], record[count])
         try:
             check_reasons(record["error_reasons"], record["num_error_rows"])
+            check_reasons(record["replaced_reasons"], record["num_replaced_errors"])
         except ValueError as error:
             raise ValueError(f"the receipt's {error}") from None
         return cls(**record)
+
+
+def _shard_ref(name: str, value: dict[str, Any] | None, num_rows: int) -> ShardRef | None:
+    if value is not None:
+        _check_fields(ShardRef, value)
+    if (value["num_rows"] if value else 0) != num_rows or (value is not None and not num_rows):
+        raise ValueError(f"the receipt's {name!r} is {value!r}, its count is {num_rows}")
+    return ShardRef(**value) if value else None
+
+
+def _check_fields(cls: type[Receipt | ShardRef], record: dict[str, Any]) -> None:
+    names = {one.name for one in fields(cls)}
+    if record.keys() != names:
+        raise ValueError(f"the receipt's fields differ in {sorted(record.keys() ^ names)}")
+    for name, value in record.items():
+        if not _fits(name, value):
+            raise ValueError(f"the receipt's field {name!r} is {value!r}")
 
 
 def ids_digest(ids: Iterable[Any]) -> str:
@@ -101,6 +144,7 @@ def ids_digest(ids: Iterable[Any]) -> str:
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
+    """One JSON object; `ValueError` for anything else."""
     try:
         value = json.loads(data)
     except ValueError as error:
@@ -111,9 +155,9 @@ def parse_object(data: bytes) -> dict[str, Any]:
 
 
 def _fits(name: str, value: Any) -> bool:
-    if name == "file":
-        return value is None or isinstance(value, str)
-    if name == "error_reasons":
+    if name in ("data", "dead_letter"):
+        return value is None or isinstance(value, dict)  # what is in it: _shard_ref
+    if name in ("error_reasons", "replaced_reasons"):
         return isinstance(value, dict)  # what is in it: check_reasons
     if name == "versions":
         return isinstance(value, dict) and all(

@@ -21,13 +21,13 @@ FONT_PX = 12
 CHARS_A_LINE = 31
 NUM_LINES = 6
 PAPER, INK, FAULT = (250, 249, 246), (34, 34, 34), (176, 32, 32)
-_COLUMNS = ["chain_id", "round_index", "seed", "image", "description", "error"]
+_COLUMNS = ["chain_id", "round_index", "seed", "image"]
 
 
 def read_chains(ledger: Ledger, num_chains: int) -> list[list[Row]]:
     """The rows of the first chains of the first committed unit, by chain, in round order."""
     receipts = sorted(ledger.receipts(), key=lambda r: (r.unit_id, r.round_index))
-    unit = [r for r in receipts if r.unit_id == receipts[0].unit_id and r.file]
+    unit = [r for r in receipts if r.unit_id == receipts[0].unit_id]
     rows = [row for receipt in unit for row in _read(ledger, receipt)]
     rows.sort(key=lambda row: (row["chain_id"], row["round_index"]))
     chains = [list(rows) for _, rows in groupby(rows, key=lambda row: row["chain_id"])]
@@ -51,7 +51,9 @@ def draw_sheet(chains: list[list[Row]], num_rounds: int) -> Image.Image:
 
 
 def _read(ledger: Ledger, receipt: Receipt) -> list[Row]:
-    return ledger.read_rows(receipt, columns=_COLUMNS).to_pylist()
+    pairs = ledger.read_pairs(receipt, [*_COLUMNS, "description"]).to_pylist()
+    dead = ledger.read_dead_letters(receipt, [*_COLUMNS, "reason", "message"]).to_pylist()
+    return pairs + dead
 
 
 def _draw_cell(sheet: Image.Image, pen: Any, row: Row, at: tuple[int, int]) -> None:
@@ -63,8 +65,13 @@ def _draw_cell(sheet: Image.Image, pen: Any, row: Row, at: tuple[int, int]) -> N
         sheet.paste(image.resize((CELL_PX, CELL_PX), resample), (left, top))
     else:
         pen.rectangle((left, top, left + CELL_PX, top + CELL_PX), outline=FAULT)
-    text, ink = (row["error"], FAULT) if row["error"] else (row["description"], INK)
+    is_pair = "description" in row
+    text, ink = (row["description"], INK) if is_pair else (_why(row), FAULT)
     _write(pen, (left, top + CELL_PX + 2), text, ink)
+
+
+def _why(row: Row) -> str:
+    return f"{row['reason']}: {row['message']}"
 
 
 def _write(pen: Any, at: tuple[int, int], text: str, ink: tuple[int, int, int]) -> None:

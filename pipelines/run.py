@@ -11,8 +11,8 @@ the same command goes on from there.
 import logging
 import threading
 import time
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Generator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -25,12 +25,12 @@ from actors.text_to_text import build_text_to_text
 from cluster.errors import PairloomError, PoolError
 from cluster.plan import Demand, check_fits
 from cluster.pool import Pool, PoolConfig, start_pool
-from cluster.receipts import Receipt
 from cluster.run_record import RUN_KEY
 from cluster.session import SessionInfo, check_visible_everywhere, session, unwrapped
 from cluster.telemetry import Board, Progress, start_board
 from pipelines import seeds as seed_tables
 from pipelines.attempt import Attempt, prepare
+from pipelines.replay import plan_replays
 from pipelines.run_totals import Totals, reconcile
 from pipelines.stages import STAGE_CPUS
 from pipelines.synergy import (
@@ -40,7 +40,8 @@ from pipelines.synergy import (
     constant_columns,
     stages_of_round,
 )
-from pipelines.units import Unit, UnitSource, plan_remaining, slice_units
+from pipelines.units import UnitSource
+from pipelines.work import Work, plan_work
 
 logger = logging.getLogger(__name__)
 
@@ -55,20 +56,40 @@ def run(config: SynergyConfig) -> Totals:
         PairloomError: the run cannot go on; what is committed stays, and the same call resumes.
     """
     attempt = prepare(config)
-    seeds, loads = attempt.seeds, dict[str, int]()
-    if seeds is None:
-        with _session(config, *loop_demands(config)) as info:
+    with ExitStack() as ray_session:
+        seeds = attempt.seeds
+        if seeds is None:
+            info = ray_session.enter_context(_session(config, *loop_demands(config)))
             author = _demand("author", config.seeds.author.pool)
             check_fits([author], info.nodes, can_autoscale=config.cluster.can_autoscale)
             seeds = _author(attempt)
-            units, before = _remaining(attempt, seeds)
-            loads = execute(attempt, units, seeds.num_rows, before)
-    else:
-        units, before = _remaining(attempt, seeds)
-        if units:
-            with _session(config, *loop_demands(config)):
-                loads = execute(attempt, units, seeds.num_rows, before)
-    return _finish(attempt, seeds.num_rows, before, loads)
+        work = _work(attempt, seeds)
+        if attempt.seeds is not None and work.units:
+            ray_session.enter_context(_session(config, *loop_demands(config)))
+        loads = execute(attempt, work) if work.units else {}
+    return _finish(attempt, work, loads)
+
+
+def replay(config: SynergyConfig, reasons: Collection[str] = ()) -> Totals:
+    """Runs rows that failed again: those with one of the `reasons`, or all but bad seeds.
+
+    Raises:
+        ValueError: the run is not finished, or has no such row.
+        PairloomError: as for `run`.
+    """
+    attempt = prepare(config)
+    work = None if attempt.seeds is None else _work(attempt, attempt.seeds)
+    if work is None or work.units:
+        raise ValueError(f"{config.output} is not finished: `pairloom run` its config first")
+    replays = plan_replays(attempt.ledger, reasons, offset=work.starts.num_rows)
+    if not replays.units:
+        kinds = f" for {', '.join(sorted(reasons))}" if reasons else " other than for a bad seed"
+        raise ValueError(f"{config.output} has no row that failed{kinds}: nothing to replay")
+    starts = pa.concat_tables([work.starts, replays.starts])
+    work = replace(work, units=replays.units, starts=starts)
+    with _session(config, *loop_demands(config)):
+        loads = execute(attempt, work)
+    return _finish(attempt, work, loads)
 
 
 def write_seeds(config: SynergyConfig) -> pa.Table:
@@ -80,10 +101,8 @@ def write_seeds(config: SynergyConfig) -> pa.Table:
         return _author(attempt)
 
 
-def execute(
-    attempt: Attempt, units: list[Unit], num_chains: int, before: list[Receipt]
-) -> dict[str, int]:
-    """Runs the loop over `units`; returns how often each model was loaded."""
+def execute(attempt: Attempt, work: Work) -> dict[str, int]:
+    """Runs the loop over the units; returns how often each model was loaded."""
     import ray
 
     config = attempt.config
@@ -98,19 +117,19 @@ def execute(
     with (
         _pool("generator", generator, config.pools.generator) as draws,
         _pool("captioner", captioner, config.pools.captioner) as describes,
-        _watch(attempt, num_chains, before) as board,
+        _show(config, work) as board,
         _say_what_waits(draws, describes),
     ):
-        source = UnitSource(units, config.is_loop, attempt.ledger)
+        source = UnitSource(work.units, ray.put(work.starts), config.is_loop, attempt.ledger)
         # With the default of a whole CPU a read, replicas that filled a small machine starved the
         # reads: one unit got through and the run stood still.
         chains = ray.data.read_datasource(
-            source, override_num_blocks=len(units), num_cpus=STAGE_CPUS
+            source, override_num_blocks=len(work.units), num_cpus=STAGE_CPUS
         )
         done = build(
             chains,
             Pools(generator=draws, captioner=describes),
-            _fit_stages(config, len(units)),
+            _fit_stages(config, len(work.units)),
             attempt.ledger,
             constant_columns(config, attempt.models),
             board,
@@ -119,14 +138,13 @@ def execute(
         return {pool.name: pool.stats().num_loads for pool in (draws, describes)}
 
 
-def _finish(
-    attempt: Attempt, num_chains: int, before: list[Receipt], loads: dict[str, int]
-) -> Totals:
+def _finish(attempt: Attempt, work: Work, loads: dict[str, int]) -> Totals:
+    """Proves from the ledger that all is done, and tidies up."""
     totals = reconcile(
         attempt.ledger.receipts(),
-        before,
+        work.committed,
         output=attempt.config.output,
-        num_chains=num_chains,
+        num_chains=work.num_chains,
         num_rounds=attempt.config.num_rounds,
         model_loads=loads,
         started_at=attempt.started_at,
@@ -140,17 +158,12 @@ def _finish(
     return totals
 
 
-def _remaining(attempt: Attempt, seeds: pa.Table) -> tuple[list[Unit], list[Receipt]]:
-    units = slice_units(seeds, attempt.config.unit_size)
-    next_rounds = attempt.ledger.next_rounds(unit.unit_id for unit in units)
-    before = attempt.ledger.receipts() if any(next_rounds.values()) else []
-    if before:
-        logger.info(
-            "%d of %d units x rounds were committed before",
-            len(before),
-            len(units) * attempt.config.num_rounds,
-        )
-    return plan_remaining(units, next_rounds, attempt.config.num_rounds), before
+def _work(attempt: Attempt, seeds: pa.Table) -> Work:
+    config = attempt.config
+    work = plan_work(attempt.ledger, seeds, config.unit_size, config.num_rounds)
+    if work.committed:
+        logger.info("%d commits (unit, round) are there already", len(work.committed))
+    return work
 
 
 def _author(attempt: Attempt) -> pa.Table:
@@ -230,17 +243,18 @@ def _say_what_waits(*pools: Pool) -> Generator[None]:
 
 
 @contextmanager
-def _watch(attempt: Attempt, num_chains: int, before: list[Receipt]) -> Generator[Board]:
+def _show(config: SynergyConfig, work: Work) -> Generator[Board]:
     """A board for the stages, shown while the body runs; what was committed before is on it."""
-    num_rounds = attempt.config.num_rounds
     board = start_board()
-    for r in range(num_rounds):
-        of_round = [receipt for receipt in before if receipt.round_index == r]
-        rows = sum(x.num_pairs + x.num_error_rows + x.num_stopped for x in of_round)
-        for name in stages_of_round(r) if rows else ():
-            board.add(name, rows)
-    totals = {name: num_chains for r in range(num_rounds) for name in stages_of_round(r)}
-    pair_stages = [stages_of_round(r)[-1] for r in range(num_rounds)]
+    totals: dict[str, int] = {}
+    for r in range(config.num_rounds):
+        left = sum(unit.num_chains for unit in work.units if unit.next_round <= r)
+        total = max(work.num_chains, left)
+        for name in stages_of_round(r):
+            totals[name] = total
+            if total > left:
+                board.add(name, total - left)
+    pair_stages = [stages_of_round(r)[-1] for r in range(config.num_rounds)]
     try:
         with Progress(board.snapshot, totals, pair_stages):
             yield board

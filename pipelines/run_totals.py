@@ -6,6 +6,7 @@ Limits: counts what receipts say; whether the files still match them is for a ve
 """
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -32,14 +33,17 @@ class Totals:
 
 
 def count_reasons(receipts: list[Receipt]) -> dict[str, int]:
-    """Error rows by reason code, commonest first."""
-    reasons = sum((Counter(receipt.error_reasons) for receipt in receipts), Counter[str]())
-    return dict(reasons.most_common())
+    """Error rows by reason code, commonest first; without those that a replay took the place of."""
+    reasons = Counter[str]()
+    for receipt in receipts:
+        reasons.update(receipt.error_reasons)
+        reasons.subtract(receipt.replaced_reasons)
+    return dict((+reasons).most_common())
 
 
 def reconcile(
     receipts: list[Receipt],
-    before: list[Receipt],
+    before: Collection[tuple[str, int]],
     *,
     output: str,
     num_chains: int,
@@ -52,23 +56,22 @@ def reconcile(
 
     Args:
         receipts: every receipt of the run.
-        before: those that were there when this attempt began.
+        before: the (unit, round) that had one when this attempt began.
         started_at: and `ended_at`: of this attempt, seconds since 1970.
 
     Raises:
         ReconcileError: it does not add up.
     """
     pairs = sum(receipt.num_pairs for receipt in receipts)
-    errors = sum(receipt.num_error_rows for receipt in receipts)
-    stopped = sum(receipt.num_stopped for receipt in receipts)
+    errors = sum(one.num_error_rows - one.num_replaced_errors for one in receipts)
+    stopped = sum(one.num_stopped - one.num_replaced_stopped for one in receipts)
     expected = num_chains * num_rounds
     if expected != pairs + errors + stopped:
         raise ReconcileError(
             f"{num_chains} chains x {num_rounds} rounds = {expected}, but the ledger of {output} "
             f"has {pairs} pairs + {errors} error rows + {stopped} stopped"
         )
-    known = {(receipt.unit_id, receipt.round_index) for receipt in before}
-    new = [r for r in receipts if (r.unit_id, r.round_index) not in known]
+    new = [r for r in receipts if (r.unit_id, r.round_index) not in before]
     commits = [datetime.fromisoformat(receipt.committed_at).timestamp() for receipt in new]
     wall_s = ended_at - started_at
     return Totals(
@@ -79,7 +82,7 @@ def reconcile(
         num_error_rows=errors,
         num_stopped=stopped,
         error_reasons=count_reasons(receipts),
-        num_resumed=sum(receipt.num_rows for receipt in before),
+        num_resumed=sum(receipt.num_rows for receipt in receipts) - sum(r.num_rows for r in new),
         model_loads=model_loads,
         first_commit_s=round(min(commits) - started_at, 2) if commits else None,
         wall_s=round(wall_s, 2),

@@ -17,15 +17,20 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pyarrow as pa
 
+from actors.reasons import Reason, RowError
 from actors.records import (
     CHAIN_SCHEMA,
+    DEAD_LETTER_SCHEMA,
     PAIR_SCHEMA,
     Row,
     derive_pair_id,
     derive_rng_seed,
     derive_unit_id,
+    is_replay,
 )
+from cluster.errors import DrainingError
 from cluster.ledger import Counts, Ledger
+from cluster.pool import Poison
 from cluster.telemetry import Board
 
 if TYPE_CHECKING:  # 1.5 s to import, which `pairloom plan` does not have
@@ -34,13 +39,23 @@ if TYPE_CHECKING:  # 1.5 s to import, which `pairloom plan` does not have
 # A stage needs next to no CPU: it awaits a pool. A whole CPU each would starve the models.
 STAGE_CPUS = 0.01
 
+# A unit that is due at this round passes all stages: it waits for the next attempt.
+PARKED = 2**31 - 1
+# What a row that a pool gave up on is called in the ledger.
+_POISON_REASONS = {
+    "replica_died": Reason.REPLICA_DIED,
+    "call_timeout": Reason.CALL_TIMEOUT,
+    "engine_dead": Reason.ENGINE_DEAD,
+    "wrong_row_count": Reason.WRONG_ROW_COUNT,
+}
+
 Work = Callable[[list[Row]], Awaitable[list[Row]]]
 
 
 class RowPool(Protocol):
-    """What a stage asks of a shared pool: the same rows, worked on, in order."""
+    """What a stage asks of a shared pool: the same rows, worked on, in order; see `Pool.run`."""
 
-    async def run(self, rows: list[Row], *, order: int = 0) -> list[Row]: ...
+    async def run(self, rows: list[Row], *, order: int = 0) -> list[Row | Poison]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,23 +113,35 @@ class Stage:
         )
 
     async def __call__(self, block: pa.Table) -> pa.Table:
-        """Works on one unit, unless its ledger says that this round is done."""
+        """Works on one unit, unless its ledger says that this round is done.
+
+        A unit that a draining pool turns away is parked: it passes the stages that follow, so that
+        the dataset comes to its end and the units under way to their commits.
+        """
         rows = block.to_pylist()
         check_whole(rows, self.name)
         if rows[0]["next_round"] > self.round_index:
             return block
         started = perf_counter()
-        done = await self.work([dict(row) for row in rows])
+        try:
+            done = await self.work([dict(row) for row in rows])
+        except DrainingError:
+            return pa.Table.from_pylist([park(row) for row in rows], schema=CHAIN_SCHEMA)
         if self.board is not None:
             num_errors = count_new_errors(rows, done)
             self.board.add(self.name, len(done), num_errors, perf_counter() - started)
         return pa.Table.from_pylist(done, schema=CHAIN_SCHEMA)
 
 
+def park(row: Row) -> Row:
+    """The chain as it passes all further stages of this attempt."""
+    return row | {"next_round": PARKED, "image": None}
+
+
 def count_new_errors(before: list[Row], after: list[Row]) -> int:
     """Chains that this stage saw fail; `record` sees those that it writes an error row for."""
     return sum(
-        bool(new["error"]) and (is_live(old) or (new["is_stopped"] and not old["is_stopped"]))
+        (is_live(old) and bool(new.get("error"))) or (new["is_stopped"] and not old["is_stopped"])
         for old, new in zip(before, after, strict=True)
     )
 
@@ -125,7 +152,8 @@ def check_whole(rows: list[Row], stage: str) -> None:
     The unit's id is a digest of its chain ids, so it is proof enough.
     """
     chain_ids = [row["chain_id"] for row in rows]
-    if not rows or derive_unit_id(rows[0]["unit_index"], chain_ids) != rows[0]["unit_id"]:
+    unit_id = rows[0]["unit_id"].partition(".")[0] if rows else ""  # without a replay's suffix
+    if not rows or derive_unit_id(rows[0]["unit_index"], chain_ids) != unit_id:
         raise AssertionError(
             f"{stage}: a block of {len(rows)} rows is not one whole unit "
             f"({rows[0]['unit_id'] if rows else 'empty'}): Ray Data split or merged it"
@@ -138,7 +166,7 @@ def draw_with(pool: RowPool, round_index: int, run_seed: int) -> Work:
     async def work(rows: list[Row]) -> list[Row]:
         for row in rows:
             row["rng_seed_draw"] = derive_rng_seed(run_seed, row["chain_id"], round_index, "draw")
-        return await _run_live(pool, rows)
+        return await _run_live(pool, rows, "draw")
 
     return work
 
@@ -151,17 +179,26 @@ def describe_with(pool: RowPool, round_index: int, run_seed: int) -> Work:
             row["rng_seed_describe"] = derive_rng_seed(
                 run_seed, row["chain_id"], round_index, "describe"
             )
-        return await _run_live(pool, rows)
+        return await _run_live(pool, rows, "describe")
 
     return work
 
 
-async def _run_live(pool: RowPool, rows: list[Row]) -> list[Row]:
+async def _run_live(pool: RowPool, rows: list[Row], verb: str) -> list[Row]:
     live = [row for row in rows if is_live(row)]
     if not live:
         return rows
-    done = iter(await pool.run(live, order=rows[0]["unit_index"]))
+    answers = await pool.run(live, order=rows[0]["unit_index"])
+    done = iter(_settle(row, one, verb) for row, one in zip(live, answers, strict=True))
     return [next(done) if is_live(row) else row for row in rows]
+
+
+def _settle(row: Row, answer: Row | Poison, verb: str) -> Row:
+    """The row as the pool left it, told which stage it failed at, if it failed."""
+    if isinstance(answer, Poison):
+        error = RowError(_POISON_REASONS[answer.kind], answer.message)
+        answer = row | {"error": error.to_error(), "error_attempts": answer.attempts}
+    return answer | {"error_stage": verb} if answer["error"] else answer
 
 
 def is_live(row: Row) -> bool:
@@ -177,55 +214,80 @@ def record_to(ledger: Ledger, round_index: int, is_loop: bool, constants: dict[s
     """
 
     async def work(rows: list[Row]) -> list[Row]:
-        pairs = [to_pair(r, round_index, is_loop, constants) for r in rows if not r["is_stopped"]]
-        table = pa.Table.from_pylist(pairs, schema=PAIR_SCHEMA)
-        reasons = Counter(pair["error"].partition(":")[0] for pair in pairs if pair["error"])
-        counts = Counts(
-            num_pairs=len(pairs) - reasons.total(),
-            num_error_rows=reasons.total(),
-            num_stopped=len(rows) - len(pairs),
-            error_reasons=dict(reasons),
-        )
+        settled = [row for row in rows if not row["is_stopped"]]
+        pairs = [to_pair(r, round_index, is_loop, constants) for r in settled if not r["error"]]
+        dead = [to_dead_letter(r, round_index, is_loop) for r in settled if r["error"]]
         commit = await asyncio.to_thread(
             ledger.commit,
             rows[0]["unit_id"],
             round_index,
-            table,
-            counts,
+            pa.Table.from_pylist(pairs, schema=PAIR_SCHEMA),
+            pa.Table.from_pylist(dead, schema=DEAD_LETTER_SCHEMA),
+            count(rows, pairs, dead, round_index),
             uncompressed=frozenset({"image.bytes"}),
         )
         if not commit.is_winner:
-            columns = ["chain_id", "pair_id", "description", "error"]
-            pairs = (await asyncio.to_thread(ledger.read_rows, commit.receipt, columns)).to_pylist()
+            columns = ["chain_id", "pair_id", "description"]
+            winner = await asyncio.to_thread(ledger.read_pairs, commit.receipt, columns)
+            pairs = winner.to_pylist()
         committed = {pair["chain_id"]: pair for pair in pairs}
         return [to_next(row, committed.get(row["chain_id"]), is_loop) for row in rows]
 
     return work
 
 
+def count(rows: list[Row], pairs: list[Row], dead: list[Row], round_index: int) -> Counts:
+    """What the receipt says of a unit's chains; a replay takes the place of what failed before."""
+    is_first = round_index == rows[0]["first_round"]
+    num_replaced = len(rows) if is_replay(rows[0]["unit_id"]) else 0
+    replaced = Counter(row["replaces"] for row in rows) if num_replaced and is_first else {}
+    return Counts(
+        num_pairs=len(pairs),
+        num_error_rows=len(dead),
+        num_stopped=len(rows) - len(pairs) - len(dead),
+        num_replaced_errors=num_replaced if is_first else 0,
+        num_replaced_stopped=0 if is_first else num_replaced,
+        error_reasons=dict(Counter(row["reason"] for row in dead)),
+        replaced_reasons=dict(replaced),
+    )
+
+
 def to_pair(row: Row, round_index: int, is_loop: bool, constants: dict[str, Any]) -> Row:
     """The output row of a chain in this round; `constants` are the columns that the run fixes."""
-    pair = {name: row.get(name) for name in PAIR_SCHEMA.names}
-    pair |= constants
-    pair |= {
+    return _to_output(row, round_index, is_loop, PAIR_SCHEMA) | constants
+
+
+def to_dead_letter(row: Row, round_index: int, is_loop: bool) -> Row:
+    """The row of a chain that failed in this round; with its picture, if it got so far."""
+    reason, _, message = row["error"].partition(": ")
+    return _to_output(row, round_index, is_loop, DEAD_LETTER_SCHEMA) | {
+        "stage": row["error_stage"],
+        "reason": reason,
+        "message": message,
+        "traceback_sha256": row["error_traceback_sha256"],
+        "attempts": row["error_attempts"] or 0,
+    }
+
+
+def _to_output(row: Row, round_index: int, is_loop: bool, schema: pa.Schema) -> Row:
+    return {name: row.get(name) for name in schema.names} | {
         "pair_id": derive_pair_id(row["chain_id"], round_index),
         "round_index": round_index,
         "parent_id": row["parent_id"] if is_loop else None,
         "created_at": datetime.now(UTC),
     }
-    return pair
 
 
 def to_next(row: Row, pair: Row | None, is_loop: bool) -> Row:
     """The chain as the next round gets it: without the image, and with its next prompt."""
-    kept = ("chain_id", "unit_id", "unit_index", "next_round", "seed", "error", "is_stopped")
-    chain: Row = {name: row[name] for name in kept}
-    if pair is None or pair["error"]:
-        error = pair["error"] if pair else row["error"] or "stopped"
-        return chain | {"error": error, "is_stopped": True}
+    kept = ("chain_id", "unit_id", "unit_index", "first_round", "next_round", "seed", "replaces")
+    chain: Row = dict.fromkeys(CHAIN_SCHEMA.names) | {name: row[name] for name in kept}
+    chain["is_stopped"] = pair is None
+    if pair is None:
+        return chain
     if not is_loop:
-        return chain | {"prompt": row["seed"], "error": None}
-    return chain | {"prompt": pair["description"], "parent_id": pair["pair_id"], "error": None}
+        return chain | {"prompt": row["seed"]}
+    return chain | {"prompt": pair["description"], "parent_id": pair["pair_id"]}
 
 
 def _as_actor(stage: Stage) -> type:

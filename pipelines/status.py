@@ -159,6 +159,6 @@ def _sum_round(receipts: list[Receipt], round_index: int) -> RoundStatus:
         round_index=round_index,
         num_units=len(of_round),
         num_pairs=sum(receipt.num_pairs for receipt in of_round),
-        num_error_rows=sum(receipt.num_error_rows for receipt in of_round),
-        num_stopped=sum(receipt.num_stopped for receipt in of_round),
+        num_error_rows=sum(one.num_error_rows - one.num_replaced_errors for one in of_round),
+        num_stopped=sum(one.num_stopped - one.num_replaced_stopped for one in of_round),
     )

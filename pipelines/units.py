@@ -3,7 +3,8 @@
 A unit that was begun before continues at its first round without a receipt, from the committed
 descriptions of the round before it; a finished unit is not handed out at all.
 
-Limits: every unit is one read task, and its seeds travel inside that task (about 20 KB for 64).
+Limits: every unit is one read task. The table of starts lies once in Ray's object store (about
+200 bytes a chain) and once in the driver.
 """
 
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
+import ray
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
@@ -18,24 +20,45 @@ from actors.records import CHAIN_SCHEMA, Row, derive_unit_id
 from cluster.errors import CommitError
 from cluster.ledger import Ledger
 
+# How a chain begins: `prompt` and `parent_id` are those of the unit's first round; `error` is that
+# of a bad seed, `replaces` the reason that a replayed chain failed for.
+_START_COLUMNS = ("chain_id", "seed", "prompt", "parent_id", "error", "replaces")
+START_SCHEMA = pa.schema([(name, pa.string()) for name in _START_COLUMNS])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """A slice of the seed table and the first round that it still needs."""
+    """A slice of the table of starts, and the first round that it still needs."""
 
     unit_id: str
     unit_index: int
-    next_round: int
-    seeds: list[Row]
+    offset: int
+    num_chains: int
+    first_round: int = 0
+    next_round: int = 0
 
 
-def slice_units(seeds: pa.Table, unit_size: int) -> list[Unit]:
+def to_starts(seeds: pa.Table) -> pa.Table:
+    """The seed table as chains begin: the first prompt is the seed."""
+    given = seeds.append_column("prompt", seeds.column("seed"))
+    for name in ("parent_id", "replaces"):
+        given = given.append_column(name, pa.nulls(seeds.num_rows, pa.string()))
+    return given.select(_START_COLUMNS)
+
+
+def slice_units(starts: pa.Table, unit_size: int) -> list[Unit]:
     """Cuts the table, in order, into units of `unit_size` chains (the last may be smaller)."""
     units: list[Unit] = []
-    for index, start in enumerate(range(0, seeds.num_rows, unit_size)):
-        rows = seeds.slice(start, unit_size).select(["chain_id", "seed", "error"]).to_pylist()
-        unit_id = derive_unit_id(index, [row["chain_id"] for row in rows])
-        units.append(Unit(unit_id=unit_id, unit_index=index, next_round=0, seeds=rows))
+    for index, offset in enumerate(range(0, starts.num_rows, unit_size)):
+        chain_ids = starts.column("chain_id").slice(offset, unit_size).to_pylist()
+        units.append(
+            Unit(
+                unit_id=derive_unit_id(index, chain_ids),
+                unit_index=index,
+                offset=offset,
+                num_chains=len(chain_ids),
+            )
+        )
     return units
 
 
@@ -56,11 +79,12 @@ def skip_committed(unit: Unit, ledger: Ledger) -> Unit:
     return replace(unit, next_round=next_round)
 
 
-def start_chains(unit: Unit, is_loop: bool, ledger: Ledger) -> pa.Table:
+def start_chains(unit: Unit, starts: pa.Table, is_loop: bool, ledger: Ledger) -> pa.Table:
     """The chains of a unit in `CHAIN_SCHEMA`, ready for round `unit.next_round`."""
-    before = _committed(unit, ledger) if unit.next_round else None
-    rows = [_start_chain(unit, seed, before, is_loop) for seed in unit.seeds]
-    return pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA)
+    before = _committed(unit, ledger) if unit.next_round > unit.first_round else None
+    rows = starts.slice(unit.offset, unit.num_chains).to_pylist()
+    chains = [_start_chain(unit, row, before, is_loop) for row in rows]
+    return pa.Table.from_pylist(chains, schema=CHAIN_SCHEMA)
 
 
 def _committed(unit: Unit, ledger: Ledger) -> dict[str, Row]:
@@ -69,30 +93,25 @@ def _committed(unit: Unit, ledger: Ledger) -> dict[str, Row]:
         raise CommitError(
             f"unit {unit.unit_id}: the receipt of round {unit.next_round - 1} is gone"
         )
-    columns = ["chain_id", "pair_id", "description", "error"]
-    rows = ledger.read_rows(receipt, columns=columns).to_pylist() if receipt.file else []
+    rows = ledger.read_pairs(receipt, ["chain_id", "pair_id", "description"]).to_pylist()
     return {row["chain_id"]: row for row in rows}
 
 
-def _start_chain(
-    unit: Unit, seed: Row, before: dict[str, Row] | None, is_loop: bool
-) -> dict[str, Any]:
-    chain: dict[str, Any] = {
-        "chain_id": seed["chain_id"],
+def _start_chain(unit: Unit, start: Row, before: dict[str, Row] | None, is_loop: bool) -> Row:
+    chain = start | {
         "unit_id": unit.unit_id,
         "unit_index": unit.unit_index,
+        "first_round": unit.first_round,
         "next_round": unit.next_round,
-        "seed": seed["seed"],
-        "prompt": seed["seed"],
-        "error": seed["error"],
+        "error_stage": "seed" if start["error"] else None,
         "is_stopped": False,
     }
     if before is None:
         return chain
-    pair = before.get(seed["chain_id"])
-    if pair is None or pair["error"]:
-        # It failed in the round before, or earlier and has no row there: nothing more is grown.
-        return chain | {"error": pair["error"] if pair else "stopped", "is_stopped": True}
+    pair = before.get(start["chain_id"])
+    if pair is None:
+        # It failed in the round before, or earlier: nothing more is grown.
+        return chain | {"is_stopped": True}
     return chain | (
         {"prompt": pair["description"], "parent_id": pair["pair_id"]} if is_loop else {}
     )
@@ -101,9 +120,10 @@ def _start_chain(
 class UnitSource(Datasource):
     """One read task and one block for each unit that is left to do."""
 
-    def __init__(self, units: list[Unit], is_loop: bool, ledger: Ledger) -> None:
+    def __init__(self, units: list[Unit], starts: Any, is_loop: bool, ledger: Ledger) -> None:
         super().__init__()
         self._units = units
+        self._starts = starts  # a reference: in each task, 10,000 units would hold a gigabyte
         self._is_loop = is_loop
         self._ledger = ledger
 
@@ -119,14 +139,14 @@ class UnitSource(Datasource):
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
         """One task a unit, whatever parallelism Ray Data has in mind: a unit must stay whole."""
-        return [_read_task(unit, self._is_loop, self._ledger) for unit in self._units]
+        return [_read_task(unit, self._starts, self._is_loop, self._ledger) for unit in self._units]
 
 
-def _read_task(unit: Unit, is_loop: bool, ledger: Ledger) -> ReadTask:
+def _read_task(unit: Unit, starts: Any, is_loop: bool, ledger: Ledger) -> ReadTask:
     def read() -> Iterator[pa.Table]:
-        yield start_chains(skip_committed(unit, ledger), is_loop, ledger)
+        yield start_chains(skip_committed(unit, ledger), ray.get(starts), is_loop, ledger)
 
     metadata = BlockMetadata(
-        num_rows=len(unit.seeds), size_bytes=None, input_files=None, exec_stats=None
+        num_rows=unit.num_chains, size_bytes=None, input_files=None, exec_stats=None
     )
     return ReadTask(read, metadata, schema=CHAIN_SCHEMA)

@@ -24,6 +24,7 @@ from cluster.ledger import (
     Counts,
     Ledger,
     Receipt,
+    ShardRef,
     fingerprint,
     ids_digest,
     open_run,
@@ -40,6 +41,9 @@ def _rows(attempt: str, num_rows: int = 3) -> pa.Table:
     return pa.table({"pair_id": ids, "description": [f"{attempt} saw {one}" for one in ids]})
 
 
+NO_ROWS = pa.table({"pair_id": pa.array([], pa.string())})
+
+
 def _counts(num_pairs: int = 3, num_error_rows: int = 0, num_stopped: int = 0) -> Counts:
     return Counts(
         num_pairs=num_pairs,
@@ -50,15 +54,15 @@ def _counts(num_pairs: int = 3, num_error_rows: int = 0, num_stopped: int = 0) -
 
 
 def _commit(store: Store, attempt: str, unit_id: str = "u0", round_index: int = 0) -> Commit:
-    return Ledger(store, "f").commit(unit_id, round_index, _rows(attempt), _counts())
+    return Ledger(store, "f").commit(unit_id, round_index, _rows(attempt), NO_ROWS, _counts())
 
 
 def _check_one_commit(store: Store, attempts: list[str]) -> str:
     """Exactly one receipt, its file verifies; returns the attempt whose rows they are."""
     ledger = Ledger(store, "f")
     (receipt,) = ledger.receipts()
-    assert receipt.file in store.list("data")
-    rows = ledger.read_rows(receipt)
+    assert set(receipt.files) <= set(store.list("data"))
+    rows = ledger.read_pairs(receipt)
     (author,) = [one for one in attempts if rows.equals(_rows(one))]
     return author
 
@@ -67,20 +71,30 @@ def test_a_commit_is_one_file_and_one_receipt(store_uri: str) -> None:
     store = open_store(store_uri)
     ledger = Ledger(store, "f", versions={"pairloom": "1"})
     assert ledger.receipt("u0", 0) is None
-    commit = ledger.commit("u0", 0, _rows("a"), _counts(2, 1, 4))
+    pairs, dead = _rows("a").slice(0, 2), _rows("a").slice(2)
+    commit = ledger.commit("u0", 0, pairs, dead, _counts(2, 1, 4))
     receipt = commit.receipt
     assert commit.is_winner
-    assert store.list() == [f"data/round=0/u0-{receipt.sha256[:16]}.parquet", "receipts/u0/0.json"]
+    assert receipt.data is not None
+    assert receipt.dead_letter is not None
+    assert store.list() == [
+        f"data/round=0/u0-{receipt.data.sha256[:16]}.parquet",
+        f"dead_letter/round=0/u0-{receipt.dead_letter.sha256[:16]}.parquet",
+        "receipts/u0/0.json",
+    ]
     assert ledger.receipt("u0", 0) == receipt
     assert ledger.receipts() == [receipt]
     assert (receipt.num_rows, receipt.num_pairs, receipt.num_error_rows) == (3, 2, 1)
     assert receipt.num_stopped == 4
     assert receipt.error_reasons == {"blank_image": 1}
-    assert receipt.size_bytes == len(store.read(str(receipt.file)))
+    assert [one.size_bytes for one in (receipt.data, receipt.dead_letter)] == [
+        len(store.read(file)) for file in receipt.files
+    ]
     assert receipt.ids_digest == ids_digest(["p2", "p1", "p0"])
     assert receipt.versions == {"pairloom": "1"}
-    assert ledger.read_rows(receipt).equals(_rows("a"))
-    assert ledger.read_rows(receipt, ["description"]).column_names == ["description"]
+    assert ledger.read_pairs(receipt).equals(pairs)
+    assert ledger.read_dead_letters(receipt).equals(dead)
+    assert ledger.read_pairs(receipt, ["description"]).column_names == ["description"]
 
 
 def test_the_second_attempt_gets_the_winners_rows(store_uri: str) -> None:
@@ -88,7 +102,7 @@ def test_the_second_attempt_gets_the_winners_rows(store_uri: str) -> None:
     first, second = _commit(store, "a"), _commit(store, "b")
     assert (first.is_winner, second.is_winner) == (True, False)
     assert second.receipt == first.receipt
-    assert store.list("data") == [first.receipt.file], "the loser removes its own file"
+    assert store.list("data") == first.receipt.files, "the loser removes its own file"
     assert _check_one_commit(store, ["a", "b"]) == "a"
 
 
@@ -121,11 +135,11 @@ def test_losers_with_equal_rows_do_not_trip_over_each_other(tmp_path: Path) -> N
 
     store = _NoDeletes(str(tmp_path))
     winner, _ = _commit(store, "a"), _commit(store, "b")
-    (orphan,) = {*store.list("data")} - {winner.receipt.file}
+    (orphan,) = {*store.list("data")} - {*winner.receipt.files}
     removed = {orphan: True}
     assert _commit(Vanishing(str(tmp_path)), "b").receipt == winner.receipt
     assert not removed
-    assert store.list("data") == [winner.receipt.file]
+    assert store.list("data") == winner.receipt.files
 
 
 def test_orphans_of_crashes_are_removed_and_nothing_else(store_uri: str) -> None:
@@ -137,11 +151,14 @@ def test_orphans_of_crashes_are_removed_and_nothing_else(store_uri: str) -> None
             _commit(CrashingStore(store, 0, is_after=True), "a", unit_id)
         _commit(store, "b", unit_id)
     store.put("data/README.md", b"not ours")
-    orphans = {*store.list("data")} - {"data/README.md", *(r.file for r in ledger.receipts())}
+    orphans = {*store.list("data")} - {
+        "data/README.md",
+        *(file for r in ledger.receipts() for file in r.files),
+    }
     assert set(ledger.remove_orphans()) == orphans
     assert len(orphans) == 2
     assert len(store.list("data")) == 3
-    assert [ledger.read_rows(one).num_rows for one in ledger.receipts()] == [3, 3]
+    assert [ledger.read_pairs(one).num_rows for one in ledger.receipts()] == [3, 3]
     assert ledger.remove_orphans() == []
 
 
@@ -156,7 +173,7 @@ def test_one_of_eight_racing_threads_commits(store_uri: str) -> None:
     with ThreadPoolExecutor(8) as racers:
         commits = list(racers.map(lambda attempt: _commit(store, attempt), attempts))
     (winner,) = [n for n, commit in enumerate(commits) if commit.is_winner]
-    assert {commit.receipt.sha256 for commit in commits} == {commits[winner].receipt.sha256}
+    assert all(commit.receipt == commits[winner].receipt for commit in commits)
     assert _check_one_commit(store, attempts) == attempts[winner]
 
 
@@ -175,7 +192,7 @@ def test_one_of_four_racing_processes_commits(tmp_path: Path) -> None:
         (winner,) = [number for number in range(4) if told[number][turn].is_winner]
         receipts = [one[turn].receipt for one in told]
         assert receipts == [receipts[0]] * 4
-        assert ledger.read_rows(receipts[0]).equals(_rows(attempts[winner]))
+        assert ledger.read_pairs(receipts[0]).equals(_rows(attempts[winner]))
     assert ledger.next_rounds(["u0", "u1"]) == {"u0": 5, "u1": 0}
 
 
@@ -298,21 +315,21 @@ def test_any_history_of_attempts_and_crashes_keeps_the_invariants(
             assert len(receipts) - len(seen) <= 1
             seen = receipts
         for receipt in seen.values():
-            assert ledger.read_rows(receipt).num_rows == receipt.num_rows == 3
+            assert ledger.read_pairs(receipt).num_rows == receipt.num_rows == 3
         rounds = ledger.next_rounds(["u0", "u1"])
         assert sum(rounds.values()) == len(seen)
-        files = {receipt.file for receipt in seen.values()}
+        files = {file for receipt in seen.values() for file in receipt.files}
         assert files <= set(store.list("data"))
 
 
 def test_a_unit_without_rows_is_a_receipt_without_a_file(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     ledger = Ledger(store, "f")
-    receipt = ledger.commit("u0", 0, _rows("a").slice(0, 0), _counts(0, 0, 3)).receipt
-    assert (receipt.file, receipt.sha256, receipt.size_bytes) == (None, "", 0)
+    receipt = ledger.commit("u0", 0, NO_ROWS, NO_ROWS, _counts(0, 0, 3)).receipt
+    assert (receipt.data, receipt.dead_letter, receipt.files) == (None, None, [])
     assert store.list("data") == []
     assert ledger.receipts() == [receipt]
-    assert ledger.read_rows(receipt, ["description"]).to_pylist() == []
+    assert ledger.read_pairs(receipt, ["description"]).to_pylist() == []
     assert ledger.next_rounds(["u0"]) == {"u0": 1}
 
 
@@ -320,19 +337,20 @@ def test_rows_that_were_altered_or_removed_are_a_commit_error(tmp_path: Path) ->
     store = open_store(str(tmp_path))
     ledger = Ledger(store, "f")
     receipt = _commit(store, "a").receipt
-    data = bytearray(store.read(str(receipt.file)))
+    (file,) = receipt.files
+    data = bytearray(store.read(file))
     data[len(data) // 2] ^= 1
-    store.put(str(receipt.file), bytes(data))
+    store.put(file, bytes(data))
     with pytest.raises(CommitError, match=r"u0 round 0.*sha256"):
-        ledger.read_rows(receipt)
-    store.delete(str(receipt.file))
+        ledger.read_pairs(receipt)
+    store.delete(file)
     with pytest.raises(CommitError, match="gone"):
-        ledger.read_rows(receipt)
+        ledger.read_pairs(receipt)
 
 
 def test_no_receipt_is_written_over_a_file_that_is_not_what_its_name_says(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    key = str(_commit(store, "a").receipt.file)
+    (key,) = _commit(store, "a").receipt.files
     store.put(key, b"something else")
     store.delete("receipts/u0/0.json")
     with pytest.raises(CommitError, match="does not hold"):
@@ -346,7 +364,7 @@ def test_a_receipt_of_another_config_or_place_is_a_commit_error(tmp_path: Path) 
     with pytest.raises(CommitError, match="under config f, this run has g"):
         Ledger(store, "g").receipts()
     with pytest.raises(CommitError, match="under config f"):
-        Ledger(store, "g").commit("u0", 0, _rows("b"), _counts())
+        Ledger(store, "g").commit("u0", 0, _rows("b"), NO_ROWS, _counts())
     store.put("receipts/u0/1.json", store.read("receipts/u0/0.json"))
     with pytest.raises(CommitError, match="another unit or round"):
         Ledger(store, "f").receipt("u0", 1)
@@ -362,34 +380,43 @@ def test_rows_that_cannot_be_a_commit_are_refused_before_anything_is_written(
     ledger, table = Ledger(store, "f"), _rows("a")
     twice = pa.concat_tables([table, table])
     for error, arguments in [
-        ("do not add up|are not", ("u0", 0, table, _counts(2))),
-        ("more than once", ("u0", 0, twice, _counts(6))),
-        ("non-empty", ("u0", 0, pa.table({"pair_id": ["a", None]}), _counts(2))),
-        ("unit_id", ("../u0", 0, table, _counts())),
-        ("round_index", ("u0", -1, table, _counts())),
+        ("do not add up|are not", ("u0", 0, table, NO_ROWS, _counts(2))),
+        ("are not", ("u0", 0, table.slice(1), table.slice(0, 1), _counts(3))),
+        ("more than once", ("u0", 0, twice, NO_ROWS, _counts(6))),
+        ("more than once", ("u0", 0, table, table.slice(0, 1), _counts(3, 1))),
+        ("non-empty", ("u0", 0, pa.table({"pair_id": ["a", None]}), NO_ROWS, _counts(2))),
+        ("unit_id", ("../u0", 0, table, NO_ROWS, _counts())),
+        ("round_index", ("u0", -1, table, NO_ROWS, _counts())),
     ]:
         with pytest.raises(ValueError, match=error):
             ledger.commit(*arguments)
     unexplained = Counts(num_pairs=2, num_error_rows=1, num_stopped=0)
-    with pytest.raises(ValueError, match=r"error_reasons \{\} do not add up to 1 error rows"):
-        ledger.commit("u0", 0, table, unexplained)
+    with pytest.raises(ValueError, match=r"reasons \{\} do not add up to 1 error rows"):
+        ledger.commit("u0", 0, table.slice(1), table.slice(0, 1), unexplained)
+    replaces = Counts(num_pairs=3, num_error_rows=0, num_stopped=0, num_replaced_errors=1)
+    with pytest.raises(ValueError, match=r"reasons \{\} do not add up to 1 error rows"):
+        ledger.commit("u0", 0, table, NO_ROWS, replaces)
     with pytest.raises(ValueError, match="num_stopped"):
         _counts(num_stopped=-1)
     assert store.list() == []
+
+
+SHARD = ShardRef(file="data/round=0/u0-ab.parquet", sha256="ab", size_bytes=10, num_rows=1)
 
 
 def _receipt(**changes: Any) -> Receipt:
     receipt = Receipt(
         unit_id="u0",
         round_index=0,
-        file="data/round=0/u0-ab.parquet",
-        sha256="ab",
-        size_bytes=10,
-        num_rows=2,
+        data=SHARD,
+        dead_letter=dataclasses.replace(SHARD, file="dead_letter/round=0/u0-ab.parquet"),
         num_pairs=1,
         num_error_rows=1,
         num_stopped=0,
+        num_replaced_errors=0,
+        num_replaced_stopped=0,
         error_reasons={"blank_image": 1},
+        replaced_reasons={},
         ids_digest="cd",
         fingerprint="f",
         versions={"pairloom": "0.1.0"},
@@ -399,22 +426,27 @@ def _receipt(**changes: Any) -> Receipt:
 
 
 def test_a_receipt_reads_back_equal() -> None:
-    for receipt in (_receipt(), _receipt(file=None, sha256="", size_bytes=0, num_rows=0)):
+    for receipt in (_receipt(), _receipt(data=None, num_pairs=0)):
         assert Receipt.from_json(receipt.to_json()) == receipt
-        assert json.loads(receipt.to_json())["format"] == 1
+        assert json.loads(receipt.to_json())["format"] == 2
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 2},
+        {"format": 1},
         {"extra": 1},
-        {"num_rows": -1},
-        {"num_rows": True},
-        {"num_rows": "2"},
-        {"num_rows": 0},
-        {"file": None},
-        {"file": 3},
+        {"num_pairs": -1},
+        {"num_pairs": True},
+        {"num_pairs": "1"},
+        {"num_pairs": 0},
+        {"num_replaced_errors": 1},
+        {"data": None},
+        {"data": 3},
+        {"data": {}},
+        {"data": {**dataclasses.asdict(SHARD), "num_rows": 2}},
+        {"data": {**dataclasses.asdict(SHARD), "file": None}},
+        {"dead_letter": None},
         {"unit_id": None},
         {"versions": {"pairloom": 1}},
         {"versions": []},
@@ -443,10 +475,10 @@ def test_a_receipt_needs_every_field() -> None:
 
 
 def test_next_rounds_come_from_keys_alone_and_fast() -> None:
-    keys = [f"receipts/u{unit}/{turn}.json" for unit in range(10_000) for turn in range(3)]
+    committed = [(f"u{unit}", turn) for unit in range(10_000) for turn in range(3)]
     units = [f"u{unit}" for unit in range(10_000)] + ["new"]
     started = time.monotonic()
-    plan = plan_next_rounds(keys, units)
+    plan = plan_next_rounds(committed, units)
     assert time.monotonic() - started < 1
     assert plan["u9999"] == 3
     assert plan["new"] == 0
@@ -489,7 +521,7 @@ def test_strangers_under_receipts_are_left_out(
 def test_a_ledger_pickles_into_a_stage(tmp_path: Path) -> None:
     ledger = Ledger(open_store(str(tmp_path)), "f", versions={"model": "x"})
     again: Ledger = pickle.loads(pickle.dumps(ledger))
-    assert again.commit("u0", 0, _rows("a"), _counts()).receipt.versions == {"model": "x"}
+    assert again.commit("u0", 0, _rows("a"), NO_ROWS, _counts()).receipt.versions == {"model": "x"}
     assert len(ledger.receipts()) == 1
 
 

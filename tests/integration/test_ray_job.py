@@ -36,8 +36,8 @@ def cluster_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     }
     command = [str(BIN / "ray"), "start", "--head", "--block", f"--port={gcs}", "--num-cpus=2"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-    # Another Ray of this machine may hold the agent's fixed port, 52365; an agent that finds it taken
-    # runs no jobs and says so only in its log.
+    # Another Ray of this machine may hold the agent's fixed port, 52365; an agent that finds it
+    # taken runs no jobs and says so only in its log.
     command += [f"--dashboard-agent-listen-port={agent}"]
     command += [f"--temp-dir={folder}", "--include-dashboard=true"]
     with (folder / "log").open("w") as log:

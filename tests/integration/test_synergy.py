@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from runs import MakeConfig, read_log, read_pairs
+from runs import MakeConfig, read_dead_letters, read_log, read_pairs
 
 from actors.backends.simulated import caption_of, read_prompt
 from cluster.errors import ModelLoadError, PoolError, RunMismatchError
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 # What must not depend on how a run was carried out.
 STABLE = [
     *("pair_id", "chain_id", "unit_id", "round_index", "parent_id", "seed", "prompt"),
-    *("image_sha256", "description", "rng_seed_draw", "rng_seed_describe", "error"),
+    *("image_sha256", "description", "rng_seed_draw", "rng_seed_describe"),
 ]
 
 
@@ -106,10 +106,13 @@ def test_a_bad_row_is_an_error_row_and_the_rest_goes_on(
     simulated = f"{model}.simulated"
     totals = run(make_config(f"{simulated}.fault={fault}", f"{simulated}.fault_marker=number 6"))
     assert (totals.num_pairs, totals.num_error_rows, totals.num_stopped) == (27, 1, 2)
-    (bad,) = [row for row in read_pairs(tmp_path / "run") if row["error"]]
-    assert bad["seed"] == "scene number 6"
-    assert bad["error"].startswith(f"{reason}: ")
-    assert bad["round_index"] == 0
+    (bad,) = read_dead_letters(tmp_path / "run")
+    assert bad["seed"] == bad["prompt"] == "scene number 6"
+    assert (bad["reason"], bad["round_index"]) == (reason, 0)
+    assert bad["stage"] == ("draw" if model == "generator" else "describe")
+    assert bad["attempts"] >= 1
+    assert bool(bad["image"]) == (model == "captioner")
+    assert bool(bad["traceback_sha256"]) == (fault == "raise")
 
 
 def test_a_fault_in_a_later_round_keeps_the_chain_s_earlier_rounds(
@@ -120,21 +123,26 @@ def test_a_fault_in_a_later_round_keeps_the_chain_s_earlier_rounds(
     words = ["generator.simulated.fault=empty", f"generator.simulated.fault_marker={said}"]
     totals = run(make_config(*words))
     assert (totals.num_pairs, totals.num_error_rows, totals.num_stopped) == (28, 1, 1)
-    chain = [
-        row
-        for row in read_pairs(tmp_path / "run")
-        if row["chain_id"] == read_pairs(tmp_path / "first")[4]["chain_id"]
-    ]
-    assert [bool(row["error"]) for row in chain] == [False, True]
+    chain_id = read_pairs(tmp_path / "first")[4]["chain_id"]
+    grown = [row for row in read_pairs(tmp_path / "run") if row["chain_id"] == chain_id]
+    assert [row["round_index"] for row in grown] == [0]
+    (failed,) = read_dead_letters(tmp_path / "run")
+    assert (failed["chain_id"], failed["round_index"]) == (chain_id, 1)
+    assert failed["parent_id"] == grown[0]["pair_id"]
 
 
 def test_bad_seeds_are_error_rows(make_config: MakeConfig, seed_file: Path, tmp_path: Path) -> None:
     seed_file.write_bytes(b"one\n\ntwo\n\xff\none\n" + b"y" * 3000 + b"\nthree\n")
     totals = run(make_config())
     assert (totals.num_pairs, totals.num_error_rows, totals.num_stopped) == (9, 4, 8)
-    errors = [row["error"] for row in read_pairs(tmp_path / "run") if row["error"]]
-    reasons = {error.partition(":")[0] for error in errors}
-    assert reasons == {"seed_empty", "seed_not_utf8", "seed_duplicate", "seed_too_long"}
+    dead = read_dead_letters(tmp_path / "run")
+    assert {(row["stage"], row["attempts"]) for row in dead} == {("seed", 0)}
+    assert {row["reason"] for row in dead} == {
+        "seed_empty",
+        "seed_not_utf8",
+        "seed_duplicate",
+        "seed_too_long",
+    }
 
 
 def test_a_replica_that_is_killed_mid_batch_costs_no_row(

@@ -15,18 +15,14 @@ def _row(round_index: int, colour: tuple[int, int, int] | None, error: str | Non
         buffer = io.BytesIO()
         Image.new("RGB", (64, 64), colour).save(buffer, "PNG")
         data = {"bytes": buffer.getvalue(), "path": "x.png"}
-    return {
-        "chain_id": "c",
-        "round_index": round_index,
-        "seed": "a long seed " * 20,
-        "image": data,
-        "description": None if error else "said",
-        "error": error,
-    }
+    row = {"chain_id": "c", "round_index": round_index, "seed": "a long seed " * 20, "image": data}
+    if error is None:
+        return row | {"description": "said"}
+    return row | {"reason": "image_blank", "message": error}
 
 
 def test_rounds_stand_side_by_side_and_a_failed_one_is_marked() -> None:
-    chain = [_row(0, (10, 200, 30)), _row(1, None, error="image_blank: nothing was drawn")]
+    chain = [_row(0, (10, 200, 30)), _row(1, None, error="nothing was drawn")]
     sheet = np.asarray(draw_sheet([chain], num_rounds=3))
     middle = 12 + CELL_PX // 2
     first, second = 12 + 1 * (CELL_PX + 12), 12 + 2 * (CELL_PX + 12)

@@ -13,14 +13,15 @@ def _receipt(unit: str, round_index: int, pairs: int, errors: int, stopped: int)
     return Receipt(
         unit_id=unit,
         round_index=round_index,
-        file="f",
-        sha256="s",
-        size_bytes=1,
-        num_rows=pairs + errors,
+        data=None,
+        dead_letter=None,
         num_pairs=pairs,
         num_error_rows=errors,
         num_stopped=stopped,
+        num_replaced_errors=0,
+        num_replaced_stopped=0,
         error_reasons={"image_blank": errors} if errors else {},
+        replaced_reasons={},
         ids_digest="d",
         fingerprint="f",
         versions={},
@@ -35,7 +36,7 @@ START = 1767225600.0 - 10  # ten seconds before the first commit
 def _reconcile(receipts: list[Receipt], before: list[Receipt], num_chains: int = 4) -> Any:
     return reconcile(
         receipts,
-        before,
+        {(one.unit_id, one.round_index) for one in before},
         output="o",
         num_chains=num_chains,
         num_rounds=2,

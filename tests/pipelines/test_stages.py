@@ -8,6 +8,8 @@ import pyarrow as pa
 import pytest
 
 from actors.records import CHAIN_SCHEMA, Row
+from cluster.dispatch import Poison
+from cluster.errors import DrainingError
 from cluster.ledger import Ledger
 from cluster.storage import open_store
 from pipelines.sources import RawSeed, to_seed_table
@@ -20,7 +22,7 @@ from pipelines.stages import (
     draw_with,
     record_to,
 )
-from pipelines.units import slice_units, start_chains
+from pipelines.units import slice_units, start_chains, to_starts
 
 CONSTANTS: dict[str, Any] = {"instruction": "Describe.", "instruction_id": "x"}
 
@@ -32,7 +34,7 @@ class WordPool:
         self.tag = tag
         self.sent: list[Row] = []
 
-    async def run(self, rows: list[Row], *, order: int = 0) -> list[Row]:
+    async def run(self, rows: list[Row], *, order: int = 0) -> list[Row | Poison]:
         self.sent += rows
         return [
             row | {"description": f"{self.tag}of <{row['prompt']}>", "image": {"bytes": b"png"}}
@@ -47,8 +49,9 @@ def ledger(tmp_path: Path) -> Ledger:
 
 def _chains(ledger: Ledger, texts: list[str]) -> pa.Table:
     raw = [RawSeed(text=text, source="x") for text in texts]
-    (unit,) = slice_units(to_seed_table(raw, run_seed=0, max_chars=99), 99)
-    return start_chains(unit, is_loop=True, ledger=ledger)
+    starts = to_starts(to_seed_table(raw, run_seed=0, max_chars=99))
+    (unit,) = slice_units(starts, 99)
+    return start_chains(unit, starts, is_loop=True, ledger=ledger)
 
 
 def _apply(verb: str, work: Any, chains: pa.Table, round_index: int = 0) -> pa.Table:
@@ -88,7 +91,7 @@ def test_record_drops_the_image_and_sets_the_next_prompt(ledger: Ledger) -> None
     assert after.schema == CHAIN_SCHEMA
     assert after.column("image").to_pylist() == [None, None]
     assert after.column("prompt").to_pylist() == ["of <a>", "of <b>"]
-    pairs = ledger.read_rows(ledger.receipts()[0]).to_pylist()
+    pairs = ledger.read_pairs(ledger.receipts()[0]).to_pylist()
     assert after.column("parent_id").to_pylist() == [pair["pair_id"] for pair in pairs]
 
 
@@ -113,19 +116,19 @@ def test_a_late_attempt_follows_the_winner_into_errors_and_out_of_them(ledger: L
     other[1]["error"] = "engine_error: y"
     after = asyncio.run(record_to(ledger, 0, True, CONSTANTS)(other))
     assert [row["is_stopped"] for row in after] == [True, False]
-    assert after[0]["error"] == "image_blank: x"
     own = [dict(row) for row in rows]
     own[0]["error"] = "engine_error: of the loser"
     after = asyncio.run(record_to(ledger, 0, True, CONSTANTS)(own))
-    assert after[0]["error"] == "image_blank: x"
-    assert after[1]["error"] is None
+    assert [row["is_stopped"] for row in after] == [True, False]
     assert after[1]["prompt"] == "of <b>"
+    (dead,) = ledger.read_dead_letters(ledger.receipts()[0]).to_pylist()
+    assert (dead["reason"], dead["message"]) == ("image_blank", "x")
 
 
 def test_an_error_is_counted_once_where_it_happened(ledger: Ledger) -> None:
     start = _chains(ledger, ["a", "", "c"]).to_pylist()
     drawn = [dict(row) for row in start]
-    drawn[2]["error"] = "image_blank: x"
+    drawn[2] |= {"error": "image_blank: x", "error_stage": "draw"}
     assert count_new_errors(start, drawn) == 1
     assert count_new_errors(drawn, drawn) == 0
     recorded = asyncio.run(record_to(ledger, 0, True, CONSTANTS)(drawn))
@@ -141,3 +144,32 @@ def test_stopped_chains_are_counted_not_written(ledger: Ledger) -> None:
     _apply("record", record_to(ledger, 1, True, CONSTANTS), rows, 1)
     counts = [(r.num_pairs, r.num_error_rows, r.num_stopped) for r in ledger.receipts()]
     assert counts == [(1, 1, 0), (1, 0, 1)]
+
+
+def test_a_row_that_a_pool_gave_up_on_is_a_dead_letter_and_the_others_go_on(ledger: Ledger) -> None:
+    class Poisoned(WordPool):
+        async def run(self, rows: list[Row], *, order: int = 0) -> list[Row | Poison]:
+            answers = await super().run(rows)
+            return [Poison(kind="replica_died", message="SIGKILL", attempts=3), *answers[1:]]
+
+    rows = _apply("draw", draw_with(Poisoned(), 0, 7), _chains(ledger, ["a", "b"]))
+    after = _apply("record", record_to(ledger, 0, True, CONSTANTS), rows)
+    assert after.column("is_stopped").to_pylist() == [True, False]
+    (dead,) = ledger.read_dead_letters(ledger.receipts()[0]).to_pylist()
+    assert (dead["stage"], dead["reason"], dead["message"]) == ("draw", "replica_died", "SIGKILL")
+    assert (dead["attempts"], dead["prompt"]) == (3, "a")
+
+
+def test_a_unit_that_a_draining_pool_turns_away_passes_all_later_stages(ledger: Ledger) -> None:
+    class Draining(WordPool):
+        async def run(self, rows: list[Row], *, order: int = 0) -> list[Row | Poison]:
+            raise DrainingError("the pool is draining")
+
+    chains = _apply("draw", draw_with(Draining(), 0, 7), _chains(ledger, ["a", "b"]))
+    pool = WordPool()
+    for round_index in (0, 1):
+        chains = _apply("describe", describe_with(pool, round_index, 7), chains, round_index)
+        work = record_to(ledger, round_index, True, CONSTANTS)
+        chains = _apply("record", work, chains, round_index)
+    assert pool.sent == []
+    assert ledger.receipts() == []

@@ -11,12 +11,21 @@ MakeConfig = Callable[..., Any]  # conf/synergy.yaml over simulated engines, wit
 
 
 def read_pairs(output: str | Path) -> list[dict[str, Any]]:
-    """Every committed row of a local run, by chain and round, found through its receipts."""
+    """Every committed pair of a local run, by chain and round, found through its receipts."""
+    return _read(Path(output), "data")
+
+
+def read_dead_letters(output: str | Path) -> list[dict[str, Any]]:
+    """Every committed row that failed, likewise; also those that a replay has replaced."""
+    return _read(Path(output), "dead_letter")
+
+
+def _read(output: Path, kind: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for receipt in sorted(Path(output).glob("receipts/*/*.json")):
-        file = json.loads(receipt.read_text())["file"]
-        if file:
-            rows += pq.read_table(Path(output) / file, partitioning=None).to_pylist()
+    for receipt in sorted(output.glob("receipts/*/*.json")):
+        shard = json.loads(receipt.read_text())[kind]
+        if shard:
+            rows += pq.read_table(output / shard["file"], partitioning=None).to_pylist()
     return sorted(rows, key=lambda row: (row["chain_id"], row["round_index"]))
 
 
