@@ -17,7 +17,7 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 PYTEST := RAY_worker_niceness=0 $(BIN)/pytest
 
-.PHONY: demo test test-slow coverage lint format clean
+.PHONY: demo test test-slow faults soak coverage lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pairloom run conf/synergy.yaml output=$(OUTPUT) seeds.limit=32
@@ -28,6 +28,12 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(PYTEST) -m slow --timeout 1800
+
+faults: $(VENV)/.dev
+	$(PYTEST) -m faults --timeout 1800
+
+soak: $(VENV)/.dev
+	$(PYTEST) -m soak --timeout 7200
 
 coverage: $(VENV)/.dev
 	$(PYTEST) --cov --cov-report=term-missing --cov-fail-under=90
