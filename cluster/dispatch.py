@@ -1,8 +1,7 @@
-"""What a pool decides, purely: which batch next, to whom, and what a failure means.
+"""What a pool decides, purely: which batch next, to whom, and what keeps a replica from work.
 
 Policy: the oldest unit first (lowest `order`, then arrival), to the replica with the fewest
-batches in flight. A batch that waits behind the one that was running when a replica died has not
-been tried, so it is not blamed.
+batches in flight. What a failed attempt means is in `isolation.py`.
 
 Limits: no clock, no Ray, no asyncio, so that a policy can be tested, or replayed, without a
 cluster.
@@ -45,14 +44,16 @@ class PoolConfig:
     """Replacements of one replica in a row, without a finished batch in between: a spot fleet may
     lose a replica any number of times, a model that always crashes ends the run."""
     max_attempts: int = 3
-    """Tries of one batch before its sender gets a PoolError."""
+    """Failed attempts that make a row poison; all but the last one may be its whole batch's."""
     load_timeout_s: float = 900.0
     """From the moment the replica has its resources; waiting for a node does not count."""
     call_timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
-        for name in ("num_replicas", "batch_size", "in_flight_per_replica", "max_attempts"):
+        for name in ("num_replicas", "batch_size", "in_flight_per_replica"):
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        # With one attempt a whole batch would have to answer for its worst row.
+        _require("max_attempts", self.max_attempts, self.max_attempts >= 2, "at least 2")
         for name in ("num_gpus", "num_cpus", "max_restarts"):
             _require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
         for name in ("load_timeout_s", "call_timeout_s"):
@@ -79,10 +80,23 @@ class PoolStats:
     queue_length: int
     in_flight: int
     busy_s: float
+    num_poison: int = 0
+    """Rows that were given up; each is in the place of its answer."""
+    num_node_losses: int = 0
+    """Lives of replicas that ended with their node."""
+    is_draining: bool = False
     replica_pids: tuple[int, ...] = ()
     last_failure: str = ""
     waiting: str = ""
     """Which replicas are not at work and what for, as a text to log; empty when all are."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One attempt that a batch is charged with."""
+
+    kind: PoisonKind
+    message: str
 
 
 @dataclass(order=True)
@@ -91,11 +105,18 @@ class Batch:
 
     order: int
     arrival: int
-    num_rows: int = field(compare=False)
+    first: int
+    """With `last`: which part of `rows` is meant, as in a slice."""
+    last: int = field(compare=False)
     rows: Any = field(compare=False, repr=False)
     """Opaque here: a reference to the rows, never the rows."""
-    causes: list[str] = field(default_factory=list[str], compare=False)
-    """Why each failed attempt failed."""
+    causes: list[Failure] = field(default_factory=list[Failure], compare=False)
+    num_node_losses: int = field(default=0, compare=False)
+    """Attempts that were lost with a node, which is nobody's fault."""
+
+    @property
+    def num_rows(self) -> int:
+        return self.last - self.first
 
 
 class BatchQueue:
@@ -113,6 +134,21 @@ class BatchQueue:
     def pop(self) -> Batch:
         return heapq.heappop(self._heap)
 
+    def take_all(self) -> list[Batch]:
+        taken, self._heap = self._heap, []
+        return taken
+
+
+EndKind = PoisonKind | Literal["node_lost", "moved"]
+
+
+@dataclass(frozen=True)
+class End:
+    """Why a life of a replica ended: by a batch, with its node, or to be moved off that node."""
+
+    kind: EndKind
+    reason: str
+
 
 @dataclass(eq=False)
 class Slot:
@@ -122,41 +158,37 @@ class Slot:
     since_s: float = 0.0
     """When it began to wait for its resources or, once it has a `pid`, to load."""
     is_ready: bool = False
+    is_proving: bool = False
+    """It answers for the life before it, on a row that was answered once, before it gets work."""
+    is_leaving: bool = False
+    """Its node is draining: it finishes what it has and is replaced elsewhere."""
     is_over: bool = False
     pid: int = 0
+    node_id: str = ""
     num_done: int = 0
+    """Answers, its proof included."""
     in_flight: list[Batch] = field(default_factory=list[Batch])
     """In the order they were sent: the first one is the one that runs."""
     head_since_s: float = 0.0
     """When the first one in flight became the running one."""
-    kill_reason: str = ""
+    end: End | None = None
     has_blamed: bool = False
     """Some batch already answers for the end of this life."""
 
 
 def pick_slot(slots: Iterable[Slot], max_in_flight: int) -> Slot | None:
     """The ready replica with the fewest batches in flight, the first of equals, if any has room."""
-    free = [slot for slot in slots if slot.is_ready and len(slot.in_flight) < max_in_flight]
+    free = [
+        slot
+        for slot in slots
+        if slot.is_ready and not slot.is_leaving and len(slot.in_flight) < max_in_flight
+    ]
     return min(free, key=lambda slot: len(slot.in_flight), default=None)
-
-
-def take_blame(slot: Slot, batch: Batch) -> bool:
-    """Whether `batch` was the one running when `slot` died; at most one batch of a life is."""
-    is_running = bool(slot.in_flight) and slot.in_flight[0] is batch
-    if slot.has_blamed or not is_running:
-        return False
-    slot.has_blamed = True
-    return True
 
 
 def is_overdue(slot: Slot, now_s: float, call_timeout_s: float) -> bool:
     """Whether the running batch of `slot` has had its time; those behind it have no clock yet."""
     return bool(slot.in_flight) and now_s - slot.head_since_s > call_timeout_s
-
-
-def deaths_in_row(previous: int, num_done: int) -> int:
-    """Deaths in a row with this one: a life that finished a batch starts the count anew."""
-    return 1 if num_done else previous + 1
 
 
 def restart_delay_s(num_deaths: int) -> float:
@@ -165,11 +197,14 @@ def restart_delay_s(num_deaths: int) -> float:
 
 
 def describe_waiting(slots: Iterable[Slot], config: PoolConfig, now_s: float) -> str:
-    """Which replicas are not ready, why and for how long; empty when all are."""
-    idle = [slot for slot in slots if not slot.is_ready]
-    over = [slot for slot in idle if slot.is_over or slot.kill_reason]
-    unplaced = [slot for slot in idle if slot not in over and not slot.pid]
-    loading = [slot for slot in idle if slot not in over and slot.pid]
+    """Which replicas get no work, why and for how long; empty when all do."""
+    idle = [slot for slot in slots if slot.is_leaving or not slot.is_ready]
+    over = [slot for slot in idle if slot.is_over or slot.end]
+    alive = [slot for slot in idle if slot not in over]
+    leaving = [slot for slot in alive if slot.is_leaving]
+    unplaced = [slot for slot in alive if not slot.pid]
+    proving = [slot for slot in alive if slot.is_proving and not slot.is_leaving]
+    loading = [slot for slot in alive if slot not in (*leaving, *unplaced, *proving)]
     parts: list[str] = []
     if unplaced:
         parts.append(
@@ -181,6 +216,14 @@ def describe_waiting(slots: Iterable[Slot], config: PoolConfig, now_s: float) ->
             f"{len(loading)} load their model ({_longest_s(loading, now_s):.0f} s so far, "
             f"load_timeout_s is {config.load_timeout_s:g})"
         )
+    if proving:
+        verb = "proves itself" if len(proving) == 1 else "prove themselves"
+        parts.append(
+            f"{len(proving)} {verb} again after a death ({_longest_s(proving, now_s):.0f} s so "
+            f"far, call_timeout_s is {config.call_timeout_s:g})"
+        )
+    if leaving:
+        parts.append(f"{len(leaving)} finish their batches on a draining node")
     if over:
         parts.append(f"{len(over)} ended and are started again")
     return f"of {config.num_replicas} replicas " + ", ".join(parts) if parts else ""
@@ -188,15 +231,6 @@ def describe_waiting(slots: Iterable[Slot], config: PoolConfig, now_s: float) ->
 
 def _longest_s(slots: Iterable[Slot], now_s: float) -> float:
     return max(now_s - slot.since_s for slot in slots)
-
-
-def attempts_message(name: str, batch: Batch) -> str:
-    """What the sender of a batch that failed for good is told."""
-    tries = "; ".join(f"attempt {n}: {cause}" for n, cause in enumerate(batch.causes, 1))
-    return (
-        f"pool {name!r} gave up on a batch of {batch.num_rows} rows after "
-        f"{len(batch.causes)} attempts ({tries}); the replica's log has the traceback"
-    )
 
 
 def slices(rows: Sequence[Row], batch_size: int) -> list[list[Row]]:

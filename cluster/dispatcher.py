@@ -1,10 +1,9 @@
-"""Knows every batch and every replica of one model: hands out work, replaces the dead.
+"""Knows every batch and every replica of one model: hands out work, and what comes of it.
 
-Work begins with the first ready replica. A replica that dies, hangs past its time or reports a
-dead engine is killed and replaced, its batches go back to their places in the queue, and only the
-batch that was running is charged with an attempt. A model that fails to load the first time fails
-the pool at once; a replacement that fails to load (the dead process may still hold the GPU's
-memory) counts as one more death.
+Work begins with the first ready replica. A batch whose replica died, hung past its time or lost its
+engine goes back to its place in the queue; what the failure means for it is decided in
+`isolation.py`, and the replica's next life is `lives.py`'s. A pool that drains finishes what its
+replicas have and refuses the rest.
 
 Limits: keeps no state across its own death, which ends the pool: a run is resumed from its ledger,
 not from here. Knows no Ray: it drives replicas through `ReplicaLink`, so tests drive it with plain
@@ -14,283 +13,242 @@ coroutines.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from cluster.dispatch import (
     Batch,
     BatchQueue,
+    End,
+    Failure,
     PoolConfig,
     PoolStats,
     Slot,
-    attempts_message,
-    deaths_in_row,
     describe_waiting,
-    is_overdue,
     pick_slot,
-    restart_delay_s,
-    take_blame,
 )
+from cluster.isolation import (
+    MAX_NODE_LOSSES,
+    Verdict,
+    charge,
+    judge,
+    node_losses_message,
+    single_rows,
+    take_blame,
+    to_poison,
+)
+from cluster.lives import Launch, Lives, ReplicaDiedError, RowsLostError, now_s
 from cluster.replica import CallStatus
+from cluster.senders import Outcome, Senders
 
 logger = logging.getLogger(__name__)
-
-
-class ReplicaDiedError(Exception):
-    """The process behind a link is gone; the message says how."""
-
-
-class ReplicaLink(Protocol):
-    """A replica's process; each coroutine raises `ReplicaDiedError` upon its death."""
-
-    async def start(self) -> int: ...
-    async def load(self) -> str: ...
-    async def call(self, rows: Any) -> tuple[CallStatus, Any]: ...
-    async def watch(self) -> None: ...
-    def kill(self) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a sender gets: a reference to the answer, or why there is none."""
-
-    payload: Any = None
-    error: str = ""
-    is_load_error: bool = False
 
 
 class Dispatcher:
     """Spreads batches over a model's replicas; `launch(index)` begins a process for one place."""
 
-    def __init__(self, name: str, config: PoolConfig, launch: Callable[[int], ReplicaLink]) -> None:
+    def __init__(self, name: str, config: PoolConfig, launch: Launch) -> None:
         self._name = name
         self._config = config
-        self._launch = launch
         self._queue = BatchQueue()
-        self._waiters: dict[int, asyncio.Future[Outcome]] = {}
-        self._slots: dict[int, Slot] = {}
-        self._links: dict[Slot, ReplicaLink] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._senders = Senders()
+        self._suspects: list[Batch] = []  # poison, unless the engine is dead: nothing was answered
+        self._lives = Lives(name, config, launch, self._take_ready, self._fail)
         self._failure: Outcome | None = None
+        self._is_draining = False
         self._changed = asyncio.Event()
-        self._num_arrivals = self._num_loads = self._num_restarts = 0
-        self._num_calls = self._num_rows = self._num_retries = 0
+        self._num_arrivals = self._num_calls = self._num_rows = 0
+        self._num_retries = self._num_poison = 0
         self._busy_s = 0.0
-        self._last_failure = ""
 
     def start(self) -> None:
         """Begins to load every replica; needs the running event loop."""
-        for index in range(self._config.num_replicas):
-            self._spawn(self._keep_replica(index))
-        self._spawn(self._keep_time())
+        self._lives.start()
 
     async def submit(self, rows: Any, num_rows: int, order: int) -> Outcome:
         """Queues one batch and waits for its answer."""
-        if self._failure:
-            return self._failure
+        if refusal := self._refusal():
+            return refusal
         self._num_arrivals += 1
-        batch = Batch(order, self._num_arrivals, num_rows, rows)
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters[batch.arrival] = waiter
+        batch = Batch(order, self._num_arrivals, 0, num_rows, rows)
+        answer = self._senders.add(batch)
         self._queue.push(batch)
         self._hand_out()
-        return await waiter
+        return await answer
 
     async def wait_ready(self, num_replicas: int, timeout_s: float) -> Outcome:
-        """Waits until that many replicas are ready, the pool has failed, or the time is over."""
+        """Waits until that many replicas are ready, the pool has ended, or the time is over."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self._failure is None and self._num_ready() < num_replicas:
+                while self._refusal() is None and self._lives.num_ready() < num_replicas:
                     await self._changed.wait()
-        if self._failure:
-            return self._failure
-        if self._num_ready() >= num_replicas:
+        if refusal := self._refusal():
+            return refusal
+        num_ready = self._lives.num_ready()
+        if num_ready >= num_replicas:
             return Outcome()
         return Outcome(
-            error=f"pool {self._name!r} has {self._num_ready()} of {num_replicas} replicas ready "
+            error=f"pool {self._name!r} has {num_ready} of {num_replicas} replicas ready "
             f"after {timeout_s:g} s: {self._waiting() or 'no other starts'}; "
-            f"{self._last_failure or 'none has failed'}"
+            f"{self._lives.last_failure or 'none has failed'}"
         )
 
     def stats(self) -> PoolStats:
         return PoolStats(
-            num_replicas_ready=self._num_ready(),
-            num_loads=self._num_loads,
-            num_restarts=self._num_restarts,
+            num_replicas_ready=self._lives.num_ready(),
+            num_loads=self._lives.num_loads,
+            num_restarts=self._lives.num_restarts,
             num_calls=self._num_calls,
             num_rows=self._num_rows,
             num_retries=self._num_retries,
-            queue_length=len(self._queue),
-            in_flight=sum(len(slot.in_flight) for slot in self._links),
+            queue_length=len(self._queue) + len(self._suspects),
+            in_flight=sum(len(slot.in_flight) for slot in self._lives.links),
             busy_s=self._busy_s,
-            replica_pids=tuple(slot.pid for slot in self._slots.values() if slot.is_ready),
-            last_failure=self._last_failure,
+            num_poison=self._num_poison,
+            num_node_losses=self._lives.num_node_losses,
+            is_draining=self._is_draining,
+            replica_pids=tuple(slot.pid for slot in self._lives.slots.values() if slot.is_ready),
+            last_failure=self._lives.last_failure,
             waiting="" if self._failure else self._waiting(),
         )
+
+    def drain(self) -> None:
+        """Refuses what no replica has yet, and all that comes; a second call changes nothing."""
+        if self._is_draining or self._failure:
+            return
+        self._is_draining = True
+        self._lives.stop_replacing()
+        for batch in (*self._queue.take_all(), *self._suspects):
+            self._put_back(batch)
+        self._suspects.clear()
+        self._notify()
+
+    def set_draining_nodes(self, node_ids: set[str]) -> None:
+        """Tells which nodes are going; replicas there get no new batch and are moved when idle."""
+        self._lives.set_draining_nodes(node_ids)
 
     def close(self) -> None:
         """Kills every replica and answers whoever still waits; a second call changes nothing."""
         self._fail(Outcome(error=f"pool {self._name!r} is closed"))
-        for task in self._tasks:
-            task.cancel()
+        self._lives.cancel()
+
+    def _refusal(self) -> Outcome | None:
+        """What a sender gets instead of an answer once this pool takes no more work."""
+        if self._failure or not self._is_draining:
+            return self._failure
+        message = f"pool {self._name!r} is draining: it finishes what its replicas have, no more"
+        return Outcome(error=message, is_draining=True)
 
     def _waiting(self) -> str:
-        now_s = asyncio.get_running_loop().time()
-        return describe_waiting(self._slots.values(), self._config, now_s)
-
-    def _num_ready(self) -> int:
-        return sum(slot.is_ready for slot in self._slots.values())
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)  # the loop itself keeps only a weak reference
-        task.add_done_callback(self._tasks.discard)
+        return describe_waiting(self._lives.slots.values(), self._config, now_s())
 
     def _hand_out(self) -> None:
-        now_s = asyncio.get_running_loop().time()
-        while self._queue:
-            slot = pick_slot(self._slots.values(), self._config.in_flight_per_replica)
-            if slot is None:
+        while slot := pick_slot(self._lives.slots.values(), self._config.in_flight_per_replica):
+            if not self._queue:
+                if not any(slot.in_flight for slot in self._lives.links):
+                    self._release_suspects()  # nothing is left to tell poison from a dead engine by
                 return
             batch = self._queue.pop()
+            if not self._senders.is_waiting(batch):
+                continue  # its sender was told already, because of another part
             if not slot.in_flight:
-                slot.head_since_s = now_s
+                slot.head_since_s = now_s()
             slot.in_flight.append(batch)
-            self._spawn(self._call(slot, batch))
+            self._lives.spawn(self._call(slot, batch))
 
     async def _call(self, slot: Slot, batch: Batch) -> None:
-        status, payload, cause = None, None, ""
+        """One attempt of `batch`, and what follows from it."""
+        failure, is_settled = None, False
         try:
-            status, payload = await self._links[slot].call(batch.rows)
-            cause = status.error
-            is_charged = bool(cause)
+            status, answer = await self._lives.links[slot].call(batch.rows, batch.first, batch.last)
+            failure = self._note_call(slot, status)
+            if not status.error:
+                self._note_answer(slot, batch, answer)
+                is_settled = True
         except ReplicaDiedError as error:
-            self._kill(slot, str(error))  # unreachable is as good as dead: never two on one batch
-            cause = slot.kill_reason
-            is_charged = take_blame(slot, batch)
-        except Exception as error:  # rows lost on the way, an answer that does not pickle
-            cause, is_charged = f"{type(error).__name__}: {error}", True
+            self._lives.note_death(slot, error)
+            if take_blame(slot, batch):
+                failure = charge(slot)
+                batch.num_node_losses += failure is None
+        except RowsLostError as error:
+            self._senders.end(batch.arrival, Outcome(error=str(error), is_lost=True))
+            is_settled = True
+        except Exception as error:  # an answer that does not pickle
+            failure = Failure("engine_dead", f"{type(error).__name__}: {error}")
         slot.in_flight.remove(batch)
-        slot.head_since_s = asyncio.get_running_loop().time()
-        if status is not None:
-            self._num_calls += 1
-            self._busy_s += status.seconds
-        if status is not None and not cause:
-            slot.num_done += 1
-            self._num_rows += batch.num_rows
-            self._answer(batch, Outcome(payload=payload))
-        else:
-            if status is not None and status.is_engine_dead:
-                self._kill(slot, f"its engine died: {cause}", has_blamed=True)
-            self._retry(batch, cause, is_charged)
+        slot.head_since_s = now_s()
+        if failure:
+            self._charge(batch, failure)
+        elif not is_settled:
+            self._put_back(batch)
+        self._lives.move_if_idle(slot)
         self._hand_out()
 
-    def _retry(self, batch: Batch, cause: str, is_charged: bool) -> None:
-        if is_charged:
-            batch.causes.append(cause)
-            logger.warning("pool %s: a batch failed: %s", self._name, cause)
-        if self._failure:
-            self._answer(batch, self._failure)
-        elif len(batch.causes) >= self._config.max_attempts:
-            self._answer(batch, Outcome(error=attempts_message(self._name, batch)))
+    def _note_call(self, slot: Slot, status: CallStatus) -> Failure | None:
+        """What the batch is charged with; what runs on an engine that died before is not tried."""
+        self._num_calls += 1
+        self._busy_s += status.seconds
+        if slot.has_blamed or not status.error:
+            return None
+        if not status.is_engine_dead:
+            return Failure("wrong_row_count", status.error)
+        slot.has_blamed = True
+        self._lives.kill(slot, End("engine_dead", f"its engine died: {status.error}"))
+        return Failure("engine_dead", status.error)
+
+    def _note_answer(self, slot: Slot, batch: Batch, answer: Any) -> None:
+        slot.num_done += 1
+        self._num_rows += batch.num_rows
+        self._lives.canary = batch  # the latest: its rows are the likeliest to be still there
+        self._senders.answer(batch, answer)
+        self._release_suspects()
+
+    def _charge(self, batch: Batch, failure: Failure) -> None:
+        batch.causes.append(failure)
+        logger.warning("pool %s: a batch failed: %s", self._name, failure.message)
+        verdict = judge(batch, self._config.max_attempts)
+        if verdict is Verdict.POISON and (self._lives.canary or self._refusal() is None):
+            self._suspects.append(batch)
+            if self._lives.canary:
+                self._release_suspects()
+        elif verdict is Verdict.BREAK_UP:
+            for row in single_rows(batch):
+                self._put_back(row)
+        else:
+            self._put_back(batch)
+
+    def _release_suspects(self) -> None:
+        for batch in self._suspects:
+            self._num_poison += 1
+            self._senders.answer(batch, to_poison(self._name, batch))
+        self._suspects.clear()
+
+    def _put_back(self, batch: Batch) -> None:
+        if refusal := self._refusal():
+            self._senders.end(batch.arrival, refusal)
+        elif batch.num_node_losses > MAX_NODE_LOSSES:
+            message = node_losses_message(self._name, batch, self._lives.last_failure)
+            self._senders.end(batch.arrival, Outcome(error=message))
         else:
             self._num_retries += 1
             self._queue.push(batch)
 
-    def _answer(self, batch: Batch, outcome: Outcome) -> None:
-        waiter = self._waiters.pop(batch.arrival, None)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(outcome)
-
-    async def _keep_replica(self, index: int) -> None:
-        """Lives through the lives of one replica, until it has died too often in a row."""
-        num_deaths = 0
-        while self._failure is None:
-            since_s = asyncio.get_running_loop().time()
-            slot = self._slots[index] = Slot(index, since_s=since_s)
-            cause = await self._live(slot)
-            num_deaths = deaths_in_row(num_deaths, slot.num_done)
-            self._last_failure = f"replica {self._name}/{index} ended: {cause}"
-            logger.warning("pool %s: %s", self._name, self._last_failure)
-            if num_deaths > self._config.max_restarts:
-                break
-            self._num_restarts += 1
-            await asyncio.sleep(restart_delay_s(num_deaths))
-        del self._slots[index]
-        if not self._slots:
-            self._fail(
-                Outcome(
-                    error=f"pool {self._name!r} has no replica left; {self._last_failure}; each "
-                    f"was replaced {self._config.max_restarts} times without finishing a batch",
-                    is_load_error=self._num_loads == 0,
-                )
-            )
-
-    async def _live(self, slot: Slot) -> str:
-        """One life: placed, loaded, ready, dead; returns what ended it."""
-        link = self._links[slot] = self._launch(slot.index)
-        try:
-            slot.pid = await link.start()
-            slot.since_s = asyncio.get_running_loop().time()
-            async with asyncio.timeout(self._config.load_timeout_s):
-                error = await link.load()
-            if error:
-                if self._num_loads == 0:
-                    where = f"replica {self._name}/{slot.index} could not load its model"
-                    self._fail(Outcome(error=f"{where}: {error}", is_load_error=True))
-                return f"could not load its model: {error}"
-            self._num_loads += 1
-            slot.is_ready = True
-            self._notify()
-            self._hand_out()
-            await link.watch()
-            return "it left"
-        except TimeoutError:
-            return f"loading took more than load_timeout_s = {self._config.load_timeout_s:g} s"
-        except ReplicaDiedError as error:
-            return slot.kill_reason or str(error)
-        finally:
-            slot.is_ready = False
-            slot.is_over = True
-            link.kill()
-            self._spawn(self._forget(slot))
-
-    async def _forget(self, slot: Slot) -> None:
-        """Drops a dead life once its calls have come back; until then they need its slot."""
-        while slot.in_flight:
-            await asyncio.sleep(0.05)
-        del self._links[slot]
-
-    async def _keep_time(self) -> None:
-        timeout_s = self._config.call_timeout_s
-        while self._failure is None:
-            await asyncio.sleep(min(1.0, timeout_s / 5))
-            now_s = asyncio.get_running_loop().time()
-            for slot in self._slots.values():
-                if slot.is_ready and is_overdue(slot, now_s, timeout_s):
-                    self._kill(slot, f"a call took more than call_timeout_s = {timeout_s:g} s")
-
-    def _kill(self, slot: Slot, reason: str, has_blamed: bool = False) -> None:
-        slot.is_ready = False
-        slot.kill_reason = slot.kill_reason or reason
-        slot.has_blamed = slot.has_blamed or has_blamed
-        self._links[slot].kill()
-
     def _fail(self, outcome: Outcome) -> None:
-        """Ends the pool: every waiter, and every later sender, gets `outcome`."""
+        """Ends the pool: every waiter, and every later sender, gets `outcome`.
+
+        Where the pool is draining they get that instead: its work is wanted in the next attempt.
+        """
         if self._failure:
             return
-        self._failure = outcome
-        self._queue = BatchQueue()
-        for waiter in self._waiters.values():
-            if not waiter.done():
-                waiter.set_result(outcome)
-        self._waiters.clear()
-        for slot, link in self._links.items():
-            slot.is_ready = False
-            link.kill()
+        self._failure = outcome = self._refusal() or outcome
+        self._queue.take_all()
+        self._suspects.clear()
+        self._senders.end_all(outcome)
+        self._lives.kill_all()
         self._notify()
+
+    def _take_ready(self) -> None:
+        self._notify()
+        self._hand_out()
 
     def _notify(self) -> None:
         self._changed.set()

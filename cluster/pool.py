@@ -3,7 +3,7 @@
 A `Pool` is a small handle that pickles into stages. Behind it stand one dispatcher actor (policy:
 `dispatcher.py`) and its replicas (`replica.py`). Rows travel as object references: a stage puts a
 batch, a replica fetches it, and the answer is a reference again; the dispatcher sees a reference
-and a small status, the driver nothing.
+and a small status, the driver nothing. Rows come back answered, or as `Poison`.
 
 Limits: answers under 100 KB are inlined by Ray and so do pass the dispatcher's process, unread.
 The dispatcher is not restarted: when it dies, or the driver does, the pool is gone and the run is
@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from cluster.dispatch import BatchFunction, Poison, PoolConfig, PoolStats, Row, slices
-from cluster.dispatcher import Dispatcher, Outcome, ReplicaDiedError
-from cluster.errors import ModelLoadError, PoolError
+from cluster.dispatcher import Dispatcher
+from cluster.errors import DrainingError, ModelLoadError, PoolError
+from cluster.lives import ReplicaDiedError, RowsLostError
 from cluster.replica import CallStatus, Replica
+from cluster.senders import Outcome
 
 __all__ = ["BatchFunction", "Poison", "Pool", "PoolConfig", "PoolStats", "Row", "start_pool"]
 
@@ -30,6 +32,8 @@ T = TypeVar("T")
 
 # A waiting sender costs the dispatcher a coroutine; Ray's default of 1000 would block the rest.
 MAX_WAITING = 100_000
+# A spot notice is 30 s (Azure) to 120 s (AWS) ahead; asking costs 0.3 ms.
+NODES_POLL_S = 1.0
 
 
 def _ray() -> Any:
@@ -47,18 +51,21 @@ class Pool:
     config: PoolConfig
     _dispatcher: Any = field(repr=False)
 
-    async def run(self, rows: list[Row], *, order: int = 0) -> list[Row]:
+    async def run(self, rows: list[Row], *, order: int = 0) -> list[Row | Poison]:
         """Answers `rows` in their order; a lower `order` (an older unit) is served first.
 
+        A row that failed `max_attempts` times, alone in the end, is a `Poison` in its place.
+
         Raises:
-            PoolError: a batch failed `max_attempts` times, or the pool has no replica left.
+            DrainingError: the pool takes no more work, so some of these rows were refused.
             ModelLoadError: the model could not be loaded.
+            PoolError: the pool has no replica left, or rows were lost with their nodes too often.
         """
         batches = slices(rows, self.config.batch_size)
         answers = await asyncio.gather(*(self._run_batch(batch, order) for batch in batches))
         return [row for answer in answers for row in answer]
 
-    def run_blocking(self, rows: list[Row], *, order: int = 0) -> list[Row]:
+    def run_blocking(self, rows: list[Row], *, order: int = 0) -> list[Row | Poison]:
         """`run` for a caller without an event loop."""
         return asyncio.run(self.run(rows, order=order))
 
@@ -70,6 +77,10 @@ class Pool:
     def stats(self) -> PoolStats:
         return self._get(self._dispatcher.stats.remote())
 
+    def drain(self) -> None:
+        """Finishes what the replicas have and refuses the rest; returns before that is done."""
+        self._dispatcher.drain.remote()
+
     def close(self) -> None:
         """Kills the replicas, then the dispatcher; nothing happens where they are gone already."""
         ray = _ray()
@@ -80,20 +91,23 @@ class Pool:
         # Its replicas are owned by it, so Ray ends them with it even if `close` was not answered.
         ray.kill(self._dispatcher, no_restart=True)
 
-    async def _run_batch(self, rows: list[Row], order: int) -> list[Row]:
+    async def _run_batch(self, rows: list[Row], order: int) -> list[Row | Poison]:
         ray = _ray()
-        rows_ref = ray.put(rows)
         for _ in range(self.config.max_attempts):
+            rows_ref = ray.put(rows)
             # In a list Ray passes a reference on; bare, it would carry the rows there.
             sent = self._dispatcher.submit.remote([rows_ref], len(rows), order)
             outcome = await self._or_pool_error(sent)
+            if outcome.is_lost:
+                logger.warning("pool %s: rows were lost on their way: %s", self.name, outcome.error)
+                continue
             _raise_failure(outcome)
             try:
-                return await outcome.payload
+                return [row for part in outcome.parts for row in await _open(part)]
             except ray.exceptions.ObjectLostError as error:
                 logger.warning("pool %s: an answer was lost with its node: %s", self.name, error)
         raise PoolError(
-            f"pool {self.name!r}: the answer to a batch of {len(rows)} rows was lost with its node "
+            f"pool {self.name!r}: a batch of {len(rows)} rows, or its answer, was lost on its way "
             f"{self.config.max_attempts} times; look for nodes that run out of memory or disk"
         )
 
@@ -142,7 +156,14 @@ def start_pool(name: str, factory: Callable[[], BatchFunction], config: PoolConf
     return Pool(name=name, config=config, _dispatcher=dispatcher)
 
 
+async def _open(part: Any) -> list[Row | Poison]:
+    """One part of an answer: a reference to rows, or what stands in the place of one row."""
+    return [part] if isinstance(part, Poison) else await part
+
+
 def _raise_failure(outcome: Outcome) -> None:
+    if outcome.is_draining:
+        raise DrainingError(outcome.error)
     if outcome.error:
         raise (ModelLoadError if outcome.is_load_error else PoolError)(outcome.error)
 
@@ -150,7 +171,34 @@ def _raise_failure(outcome: Outcome) -> None:
 def _one_line(error: Exception, limit: int = 300) -> str:
     """The end of Ray's paragraph on a dead actor: the start is ids, the cause comes last."""
     text = " ".join(str(error).split())
-    return text[max(text.find("The actor is dead because"), 0) :][:limit]
+    starts = [text.find(words) for words in ("The actor is dead because", "The actor died because")]
+    return text[max(*starts, 0) :][:limit]
+
+
+def _to_death(error: Exception) -> ReplicaDiedError:
+    """What Ray says of a lost process, as far as it matters whose fault that was.
+
+    A process that dies on a living node (abort, kernel OOM kill) is reported as such within
+    milliseconds by that node, and a kill by Ray's memory monitor is an OutOfMemoryError. An actor
+    that is merely unavailable has nobody left to report it: its node, or the way there, is gone
+    (2 s after the loss; Ray itself is sure only after 10 s of missed heartbeats).
+    """
+    exceptions = _ray().exceptions
+    is_node_lost = (
+        isinstance(error, exceptions.ActorUnavailableError)
+        or getattr(error, "preempted", False)
+        or "because its node has died" in str(error)
+    )
+    return ReplicaDiedError(_one_line(error), is_node_lost=is_node_lost)
+
+
+def _node_id() -> str:
+    return _ray().get_runtime_context().get_node_id()
+
+
+def _draining_nodes() -> set[str]:
+    # Private, but what Ray Data and Ray Train ask as well (2.60): a node that got a spot notice.
+    return set(_ray()._private.state.state.get_draining_nodes())
 
 
 class _DispatcherActor:
@@ -170,6 +218,7 @@ class _DispatcherActor:
 
     async def start(self) -> None:
         self._dispatcher.start()
+        self._watch = asyncio.create_task(self._watch_nodes())
 
     async def submit(self, rows: list[Any], num_rows: int, order: int) -> Outcome:
         return await self._dispatcher.submit(rows[0], num_rows, order)
@@ -180,8 +229,23 @@ class _DispatcherActor:
     async def stats(self) -> PoolStats:
         return self._dispatcher.stats()
 
+    async def drain(self) -> None:
+        self._dispatcher.drain()
+
     async def close(self) -> None:
+        self._watch.cancel()
         self._dispatcher.close()
+
+    async def _watch_nodes(self) -> None:
+        while True:
+            await asyncio.sleep(NODES_POLL_S)
+            try:
+                # On a thread: while the head restarts the question has no answer for a while.
+                nodes = await asyncio.to_thread(_draining_nodes)
+            except (OSError, _ray().exceptions.RayError) as error:
+                logger.warning("%s: cannot ask which nodes drain: %s", self._label, error)
+            else:
+                self._dispatcher.set_draining_nodes(nodes)
 
 
 class _RayReplica:
@@ -197,19 +261,22 @@ class _RayReplica:
             max_restarts=0,  # the dispatcher replaces it; Ray would bind its queue to the restart
             max_task_retries=0,
             max_concurrency=config.in_flight_per_replica + 8,  # `watch` and a late call stay inside
-        ).remote(label)
+        ).remote(label, _node_id)
 
-    async def start(self) -> int:
+    async def start(self) -> tuple[int, str]:
         return await self._or_died(self._actor.start.remote())
 
     async def load(self) -> str:
         return await self._or_died(self._actor.load.remote(self._factory_pickle))
 
-    async def call(self, rows: Any) -> tuple[CallStatus, Any]:
+    async def call(self, rows: Any, first: int, last: int) -> tuple[CallStatus, Any]:
         # Bare here, so that Ray fetches the rows to the replica's node while the batch before runs.
         # Two results, because awaiting a reference unpickles it: the payload is passed on unopened.
-        status, payload = self._actor.call.options(num_returns=2).remote(rows)
-        return await self._or_died(status), payload
+        status, payload = self._actor.call.options(num_returns=2).remote(rows, first, last)
+        try:
+            return await self._or_died(status), payload
+        except _ray().exceptions.ObjectLostError as error:
+            raise RowsLostError(str(error)) from error
 
     async def watch(self) -> None:
         await self._or_died(self._actor.watch.remote())
@@ -218,7 +285,10 @@ class _RayReplica:
         _ray().kill(self._actor, no_restart=True)
 
     async def _or_died(self, reference: Awaitable[T]) -> T:
+        exceptions = _ray().exceptions
         try:
             return await reference
-        except _ray().exceptions.RayActorError as error:
-            raise ReplicaDiedError(_one_line(error)) from error
+        except (exceptions.RayTaskError, exceptions.ObjectLostError):
+            raise
+        except exceptions.RayError as error:  # also what is no RayActorError: OutOfMemoryError
+            raise _to_death(error) from error

@@ -36,17 +36,18 @@ class CallStatus:
 class Replica:
     """One loaded model. Named for its place in the pool (`generator/0`) in logs and dashboard."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, node_id: Callable[[], str]) -> None:
         self._label = label
+        self._node_id = node_id
         self._function: BatchFunction | None = None
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
 
     def __repr__(self) -> str:
         return self._label
 
-    async def start(self) -> int:
-        """Answers with the process id once the process has its resources."""
-        return os.getpid()
+    async def start(self) -> tuple[int, str]:
+        """Answers with the ids of the process and of its node once it has its resources."""
+        return os.getpid(), self._node_id()
 
     async def load(self, factory_pickle: bytes) -> str:
         """Builds the model; returns why it failed, or nothing."""
@@ -54,8 +55,11 @@ class Replica:
         self._function = built
         return error
 
-    async def call(self, rows: list[Row]) -> tuple[CallStatus, list[Row] | None]:
-        """Answers one batch: a status, and as many rows as came in or nothing."""
+    async def call(
+        self, rows: list[Row], first: int, last: int
+    ) -> tuple[CallStatus, list[Row] | None]:
+        """Answers the rows from `first` to before `last`: a status, and as many rows or nothing."""
+        rows = rows[first:last]
         function = self._function
         assert function is not None, "called before load"
         started = time.perf_counter()

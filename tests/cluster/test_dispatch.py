@@ -5,21 +5,19 @@ import pytest
 from cluster.dispatch import (
     Batch,
     BatchQueue,
+    End,
     PoolConfig,
     Slot,
-    attempts_message,
-    deaths_in_row,
     describe_waiting,
     is_overdue,
     pick_slot,
     restart_delay_s,
     slices,
-    take_blame,
 )
 
 
 def batch(arrival: int, order: int = 0) -> Batch:
-    return Batch(order, arrival, 8, None)
+    return Batch(order, arrival, 0, 8, None)
 
 
 def test_oldest_unit_leaves_the_queue_first_then_arrival() -> None:
@@ -45,17 +43,10 @@ def test_least_loaded_ready_replica_with_room_is_picked() -> None:
     assert pick_slot(slots, 1) is None
     slots.append(Slot(2, is_ready=False))
     assert pick_slot(slots, 2) is slots[1]
-    slots.append(Slot(3, is_ready=True))
-    assert pick_slot(slots, 2) is slots[3]
-
-
-def test_only_the_running_batch_is_blamed_for_a_death() -> None:
-    running, waiting = batch(1), batch(2)
-    slot = Slot(0, in_flight=[running, waiting])
-    assert not take_blame(slot, waiting)
-    assert take_blame(slot, running)
-    slot.in_flight.remove(running)
-    assert not take_blame(slot, waiting)
+    slots.append(Slot(3, is_ready=True, is_leaving=True))
+    assert pick_slot(slots, 2) is slots[1]
+    slots.append(Slot(4, is_ready=True))
+    assert pick_slot(slots, 2) is slots[4]
 
 
 def test_only_a_running_batch_can_be_overdue() -> None:
@@ -65,24 +56,11 @@ def test_only_a_running_batch_can_be_overdue() -> None:
     assert is_overdue(slot, 106.0, 10.0)
 
 
-def test_a_life_that_finished_work_starts_the_count_of_deaths_anew() -> None:
-    assert deaths_in_row(2, num_done=0) == 3
-    assert deaths_in_row(2, num_done=5) == 1
-
-
 def test_restart_delay_is_none_at_first_and_bounded() -> None:
     delays = [restart_delay_s(n) for n in range(1, 12)]
     assert delays[0] == 0.0
     assert delays == sorted(delays)
     assert delays[-1] == 30.0
-
-
-def test_message_of_a_failed_batch_lists_each_attempt() -> None:
-    failed = batch(1)
-    failed.causes += ["CUDA error", "died"]
-    message = attempts_message("generator", failed)
-    assert "'generator'" in message
-    assert "after 2 attempts (attempt 1: CUDA error; attempt 2: died)" in message
 
 
 def test_slices_keep_order_and_the_short_rest() -> None:
@@ -97,7 +75,7 @@ def test_slices_keep_order_and_the_short_rest() -> None:
         ("num_replicas", 0),
         ("batch_size", 0),
         ("in_flight_per_replica", 0),
-        ("max_attempts", 0),
+        ("max_attempts", 1),
         ("max_restarts", -1),
         ("num_cpus", -0.5),
         ("num_gpus", 1.5),
@@ -111,17 +89,21 @@ def test_config_names_the_wrong_field_and_its_value(field: str, value: float) ->
 
 
 def test_what_waits_is_told_with_its_reason_and_its_longest_wait() -> None:
-    config = PoolConfig(num_replicas=6, num_gpus=0.5, num_cpus=2, load_timeout_s=900)
+    config = PoolConfig(num_replicas=8, num_gpus=0.5, num_cpus=2, load_timeout_s=900)
     slots = [
         Slot(0, since_s=100.0),
         Slot(1, since_s=160.0),
         Slot(2, since_s=130.0, pid=7),
         Slot(3, since_s=90.0, pid=8, is_over=True),
-        Slot(4, since_s=90.0, pid=9, kill_reason="a call took too long"),
-        Slot(5, since_s=90.0, pid=10, is_ready=True),
+        Slot(4, since_s=90.0, pid=9, end=End("call_timeout", "a call took too long")),
+        Slot(5, since_s=180.0, pid=11, is_proving=True),
+        Slot(6, since_s=90.0, pid=12, is_ready=True, is_leaving=True),
+        Slot(7, since_s=90.0, pid=10, is_ready=True),
     ]
     assert describe_waiting(slots, config, 190.0) == (
-        "of 6 replicas 2 wait for resources (2 CPUs and 0.5 GPUs each, 90 s so far), "
-        "1 load their model (60 s so far, load_timeout_s is 900), 2 ended and are started again"
+        "of 8 replicas 2 wait for resources (2 CPUs and 0.5 GPUs each, 90 s so far), "
+        "1 load their model (60 s so far, load_timeout_s is 900), "
+        "1 proves itself again after a death (10 s so far, call_timeout_s is 600), "
+        "1 finish their batches on a draining node, 2 ended and are started again"
     )
-    assert describe_waiting(slots[5:], config, 190.0) == ""
+    assert describe_waiting(slots[7:], config, 190.0) == ""

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import ray
 
-from cluster.dispatcher import Outcome
-from cluster.errors import ModelLoadError, PoolError
-from cluster.pool import BatchFunction, Pool, PoolConfig, Row, _DispatcherActor, start_pool
+from cluster.errors import DrainingError, ModelLoadError, PoolError
+from cluster.pool import BatchFunction, Poison, Pool, PoolConfig, Row, _DispatcherActor, start_pool
+from cluster.senders import Outcome
 from cluster.session import SessionInfo
 
 START_S = 60.0
@@ -149,21 +149,105 @@ def test_model_that_cannot_load_says_why_to_everyone_within_seconds(
     pool.close()
 
 
-def test_function_that_raises_ends_in_a_pool_error_with_its_message(start: StartPool) -> None:
+def test_function_that_always_raises_ends_the_pool_with_its_message(start: StartPool) -> None:
     def broken(rows: list[Row]) -> list[Row]:
         raise RuntimeError("CUDA error: device-side assert")
 
-    pool = start(broken, max_attempts=2)
-    with pytest.raises(PoolError, match=r"after 2 attempts.*CUDA error: device-side assert"):
+    pool = start(broken, max_restarts=1)
+    with pytest.raises(PoolError, match=r"no replica left.*CUDA error: device-side assert"):
         pool.run_blocking(numbered(2))
-    assert pool.stats().num_calls == 2
+    assert (pool.stats().num_calls, pool.stats().num_poison) == (2, 0)
 
 
-def test_wrong_number_of_rows_is_a_failed_attempt(start: StartPool) -> None:
-    pool = start(lambda rows: rows[1:], max_attempts=2)
-    with pytest.raises(PoolError, match="attempt 2: returned 3 rows for 4 rows"):
-        pool.run_blocking(numbered(4))
-    assert pool.stats().num_loads == 1
+def test_rows_that_always_come_back_in_the_wrong_number_are_poison(start: StartPool) -> None:
+    def drop_the_last(rows: list[Row]) -> list[Row]:
+        return [row for row in rows if row["i"] != 3]
+
+    pool = start(drop_the_last)
+    *good, poison = pool.run_blocking(numbered(4))
+    assert good == numbered(3)
+    assert isinstance(poison, Poison)
+    assert (poison.kind, poison.attempts) == ("wrong_row_count", 3)
+    assert "attempt 2: returned 3 rows for 4 rows" in poison.message
+    assert "attempt 3: returned 0 rows for 1 rows" in poison.message
+    assert (pool.stats().num_loads, pool.stats().num_poison) == (1, 1)
+
+
+def test_poison_rows_cost_themselves_only(start: StartPool) -> None:
+    def fragile(rows: list[Row]) -> list[Row]:
+        if any(row["i"] == 5 for row in rows):
+            os.abort()
+        if any(row["i"] == 10 for row in rows):
+            time.sleep(600)
+        return rows
+
+    pool = start(fragile, num_replicas=2, call_timeout_s=2.0)
+    started_s = time.monotonic()
+    rows = pool.run_blocking(numbered(24))
+    wall_s = time.monotonic() - started_s
+    aborts, hangs = rows[5], rows[10]
+    assert isinstance(aborts, Poison)
+    assert (aborts.kind, aborts.attempts) == ("replica_died", 3)
+    assert isinstance(hangs, Poison)
+    assert (hangs.kind, hangs.attempts) == ("call_timeout", 3)
+    assert "attempt 3: a call took more than call_timeout_s = 2 s" in hangs.message
+    assert [row for row in rows if not isinstance(row, Poison)] == [
+        row for row in numbered(24) if row["i"] not in (5, 10)
+    ]
+    stats = pool.stats()
+    assert (stats.num_poison, stats.num_restarts) == (2, 6)
+    assert wall_s < 30
+
+
+def test_replicas_killed_from_outside_cost_no_row(start: StartPool) -> None:
+    def slow(rows: list[Row]) -> list[Row]:
+        time.sleep(0.2)
+        return rows
+
+    pool = start(slow, num_replicas=2)
+    pool.wait_ready(START_S, num_replicas=2)
+
+    async def kill_twice() -> list[Row | Poison]:
+        answers = asyncio.ensure_future(pool.run(numbered(80)))
+        for _ in range(2):
+            await asyncio.sleep(1.0)
+            pids = (await asyncio.to_thread(pool.stats)).replica_pids
+            os.kill(pids[0], signal.SIGKILL)
+        return await answers
+
+    assert asyncio.run(kill_twice()) == numbered(80)
+    stats = pool.stats()
+    assert (stats.num_poison, stats.num_restarts, stats.num_rows) == (0, 2, 80)
+
+
+def test_draining_pool_finishes_what_its_replica_has_and_refuses_the_rest(
+    start: StartPool, tmp_path: Path
+) -> None:
+    log = tmp_path / "served"
+
+    def note(rows: list[Row]) -> list[Row]:
+        with log.open("a") as out:
+            out.write(f"{rows[0]['unit']} ")
+        time.sleep(1.0)
+        return rows
+
+    pool = start(note)
+
+    async def send() -> list[Any]:
+        units = [asyncio.ensure_future(pool.run(numbered(4, unit=unit))) for unit in "abc"]
+        await asyncio.to_thread(wait_until, log.exists)
+        pool.drain()
+        pool.drain()
+        return await asyncio.gather(*units, return_exceptions=True)
+
+    a, b, c = asyncio.run(send())
+    assert (a, b) == (numbered(4, unit="a"), numbered(4, unit="b"))
+    assert isinstance(c, DrainingError)
+    assert "pool 'generator' is draining" in str(c)
+    with pytest.raises(DrainingError):
+        pool.run_blocking(numbered(1))
+    assert pool.stats().is_draining
+    assert log.read_text().split() == ["a", "b"]
 
 
 def test_call_past_its_time_is_killed_and_retried(start: StartPool, tmp_path: Path) -> None:
@@ -255,10 +339,10 @@ def test_dispatcher_and_replica_speak_ray_as_expected(local_ray: SessionInfo) ->
         await actor.start()
         assert await actor.wait_ready(1, START_S) == Outcome()
         outcome = await actor.submit([ray.put(numbered(3))], 3, 0)
-        assert await outcome.payload == numbered(3)
+        assert await outcome.parts[0] == numbered(3)
         os.kill((await actor.stats()).replica_pids[0], signal.SIGKILL)
         outcome = await actor.submit([ray.put(numbered(3))], 3, 0)
-        assert await outcome.payload == numbered(3)
+        assert await outcome.parts[0] == numbered(3)
         stats = await actor.stats()
         assert (stats.num_loads, stats.num_restarts) == (2, 1)
         assert "worker process has died" in stats.last_failure
@@ -284,7 +368,7 @@ class LostAnswer:
             answer.set_result(self.rows)
 
         async def outcome() -> Outcome:
-            return Outcome(payload=answer)
+            return Outcome(parts=(answer,))
 
         return outcome()
 
@@ -294,7 +378,7 @@ def test_answer_lost_with_its_node_is_asked_for_again(local_ray: SessionInfo) ->
     pool = Pool(name="generator", config=config, _dispatcher=LostAnswer(2, rows))
     assert pool.run_blocking(rows) == rows
     pool = Pool(name="generator", config=config, _dispatcher=LostAnswer(3, rows))
-    with pytest.raises(PoolError, match="was lost with its node 3 times"):
+    with pytest.raises(PoolError, match="was lost on its way 3 times"):
         pool.run_blocking(rows)
 
 

@@ -1,6 +1,7 @@
 """A replica as a plain object: what it answers when its model misbehaves."""
 
 import asyncio
+import os
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -51,16 +52,16 @@ def broken_factory() -> Any:
 
 def answer(function: Callable[[list[Row]], Any]) -> tuple[CallStatus, list[Row] | None]:
     async def run() -> tuple[CallStatus, list[Row] | None]:
-        replica = Replica("generator/0")
+        replica = Replica("generator/0", lambda: "n0")
         assert await replica.load(pickle.dumps(Factory(function))) == ""
-        return await asyncio.wait_for(replica.call([{"i": 0}, {"i": 1}]), 5)
+        return await asyncio.wait_for(replica.call([{"i": i} for i in range(4)], 1, 3), 5)
 
     return asyncio.run(run())
 
 
-def test_answer_has_a_small_status_and_the_rows() -> None:
+def test_answer_has_a_small_status_and_the_rows_of_the_part_that_was_asked_for() -> None:
     status, rows = answer(echo)
-    assert rows == [{"i": 0}, {"i": 1}]
+    assert rows == [{"i": 1}, {"i": 2}]
     assert status.error == ""
     assert status.seconds >= 0
 
@@ -90,10 +91,15 @@ def test_wrong_row_count_is_an_error_of_a_living_engine(
 
 
 def test_factory_that_fails_says_why() -> None:
-    replica = Replica("generator/0")
+    replica = Replica("generator/0", lambda: "n0")
     error = asyncio.run(replica.load(pickle.dumps(broken_factory)))
     assert error == "OSError: no file model.safetensors"
 
 
+def test_start_tells_process_and_node() -> None:
+    replica = Replica("generator/0", lambda: "n0")
+    assert asyncio.run(replica.start()) == (os.getpid(), "n0")
+
+
 def test_label_is_what_logs_and_dashboard_show() -> None:
-    assert repr(Replica("generator/0")) == "generator/0"
+    assert repr(Replica("generator/0", lambda: "n0")) == "generator/0"
