@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from actors.reasons import Reason, RowError
 
@@ -94,6 +94,9 @@ def decode_image(
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise RowError(Reason.IMAGE_TOO_LARGE, str(error)) from error
+    except UnidentifiedImageError as error:
+        message = f"no {', '.join(FORMATS)} picture, or its header is damaged"
+        raise RowError(Reason.IMAGE_UNREADABLE, message) from error
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
     except Exception as error:
         raise RowError(Reason.IMAGE_UNREADABLE, f"{type(error).__name__}: {error}") from error
@@ -138,6 +141,9 @@ def check_image(image: object, width_px: int, height_px: int) -> Image.Image:
 
 
 def _without_metadata(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow would cut every grey of 16 bits at 255: a white picture.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     clean = image.convert("RGB")
     clean.info = {}  # Pillow would write an ICC profile found here into the new file
     return clean

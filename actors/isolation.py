@@ -142,7 +142,10 @@ def _call_once(
             raise TypeError(f"the engine returned {type(results).__name__}, no list")
     except EngineDeadError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        # A panic inside a tokenizer written in Rust is no Exception, but is about its rows.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         return _to_row_error(error, Reason.ENGINE_ERROR, experience)
     if len(results) != len(items):
         message = f"the engine returned {len(results)} results for {len(items)} rows"
@@ -212,7 +215,7 @@ def _attempt(
         return _to_row_error(error, Reason.TASK_ERROR, experience)
 
 
-def _to_row_error(error: Exception, reason: Reason, experience: Experience) -> RowError:
+def _to_row_error(error: BaseException, reason: Reason, experience: Experience) -> RowError:
     """What the row says of an exception; an unforeseen one leaves its traceback in the log, once.
 
     The dead letter has the digest: it tells a mistake of ours from a bad row.
@@ -226,7 +229,14 @@ def _to_row_error(error: Exception, reason: Reason, experience: Experience) -> R
         _logger.warning("traceback %s:\n%s", digest, text)
     if is_out_of_memory(error):
         reason = Reason.OUT_OF_MEMORY
-    return RowError(reason, f"{type(error).__name__}: {error}", traceback_sha256=digest)
+    return RowError(reason, f"{type(error).__name__}: {_text_of(error)}", traceback_sha256=digest)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # an error that cannot say what it is must not take its batch along
+        return "(no text)"
 
 
 def format_traceback(error: BaseException) -> str:
@@ -243,7 +253,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     MemoryError and its children, and the plain RuntimeErrors of cuBLAS and of torch on a CPU.
     """
     names = {cls.__name__ for cls in type(error).__mro__}
-    text = str(error).lower()
+    text = _text_of(error).lower()
     marks = ("out of memory", "alloc_failed", "can't allocate memory", "cannot allocate memory")
     return not names.isdisjoint({"MemoryError", "OutOfMemoryError"}) or any(
         mark in text for mark in marks

@@ -93,7 +93,7 @@ def read_seeds(config: SeedsConfig) -> list[RawSeed]:
     reader = readers[PurePosixPath(name).suffix]
     try:
         seeds = list(reader(data, config.column, name))
-    except (pa.ArrowException, csv.Error) as error:
+    except (pa.ArrowException, csv.Error, OSError) as error:
         raise ValueError(f"field 'seeds.path' is {config.path!r}: not readable: {error}") from None
     if not seeds:
         raise ValueError(f"field 'seeds.path' is {config.path!r}: holds no seeds")
@@ -230,10 +230,27 @@ def _read_csv(data: bytes, column: str, name: str) -> Iterator[RawSeed]:
 
 def _read_parquet(data: bytes, column: str, name: str) -> Iterator[RawSeed]:
     file = pq.ParquetFile(pa.BufferReader(data))
-    _require(column, file.schema_arrow.names, name)
-    values = file.read(columns=[column]).column(column).to_pylist()
-    for number, value in enumerate(values, 1):
-        yield _from_value({column: value}, column, f"{name}:{number}")
+    names = file.schema_arrow.names
+    _require(column, names, name)
+    if names.count(column) > 1:
+        raise ValueError(f"field 'seeds.column' is {column!r}: {name} has it more than once")
+    values = file.read(columns=[column]).column(column)
+    kind: pa.DataType = values.type
+    if pa.types.is_dictionary(kind):
+        values = values.cast(kind.value_type)
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        # As bytes: the first text that is no UTF-8 would refuse all the others.
+        raw: list[bytes | None] = values.cast(pa.large_binary()).to_pylist()
+        cells: list[object] = [_to_text(cell) for cell in raw]
+    else:
+        cells = values.to_pylist()
+    for number, cell in enumerate(cells, 1):
+        yield _from_value({column: cell}, column, f"{name}:{number}")
+
+
+def _to_text(cell: bytes | None) -> str | None:
+    """With surrogates for the bytes that are no UTF-8, as the other readers hand them on."""
+    return None if cell is None else cell.decode(errors="surrogateescape")
 
 
 def _require(column: str, present: list[str], name: str) -> None:
