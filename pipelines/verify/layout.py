@@ -90,17 +90,17 @@ class Receipt:
 def read_run(data: bytes) -> Run:
     """`ValueError`, with what is wrong, unless this is a run whose fingerprint is its own."""
     run = _object(data)
-    asked = run.get("fingerprint_of")
-    if run.get("format") != RUN_FORMAT or not isinstance(asked, dict):
-        raise ValueError(f"format {run.get('format')!r} is not known, or fingerprint_of is missing")
-    asked = cast(dict[str, Any], asked)
+    if run.get("format") != RUN_FORMAT:
+        raise ValueError(f"its format is {run.get('format')!r}: must be {RUN_FORMAT}")
+    asked = _fields("fingerprint_of", run.get("fingerprint_of"))
+    datetime.fromisoformat(_text("started_at", run.get("started_at")))
     canonical = json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()
     if hashlib.sha256(canonical).hexdigest()[:16] != run.get("fingerprint"):
         raise ValueError("its fingerprint is not that of what stands in fingerprint_of")
     names = ("num_rounds", "unit_size", "run_seed")
     if not all(type(asked.get(name)) is int for name in names):
         raise ValueError(f"fingerprint_of lacks one of {', '.join(names)}")
-    record = cast(dict[str, Any], run.get("record") or {})
+    record = _fields("record", run.get("record"))
     for name in (*names, "mode"):
         if record.get(name) != asked.get(name):
             raise ValueError(f"{name} is {record.get(name)!r} in the record, {asked.get(name)!r}")

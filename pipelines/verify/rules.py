@@ -138,8 +138,8 @@ FAULTS: list[tuple[Kind, str, str]] = [
         "bad seeds that have something else than a dead letter of stage seed, or the reverse",
         """select e.unit_id, e.round_index, count(*), min(chain_id)
         from entries e join chains c using (chain_id) join units u on u.unit_id = e.unit_id
-        where (e.stage is not null and e.stage = 'seed')
-            <> (c.is_bad and e.round_index = 0 and u.generation = 0) group by all""",
+        where coalesce(e.stage = 'seed', false) <> c.is_bad
+            or (c.is_bad and (e.round_index > 0 or u.generation > 0)) group by all""",
     ),
     (
         "receipt",
