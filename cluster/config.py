@@ -28,11 +28,24 @@ def load(cls: type[T], path: str, overrides: Sequence[str] = ()) -> T:
     Raises:
         ValueError: the file is missing or no YAML mapping, or a key, type or value is wrong.
     """
+    return _merge(cls, path, _read_yaml(path), overrides)
+
+
+def from_dict(
+    cls: type[T], values: dict[str, Any], source: str, overrides: Sequence[str] = ()
+) -> T:
+    """The inverse of `to_dict`, then `overrides`; `source` says where the values come from.
+
+    Raises:
+        ValueError: a key, type or value is wrong.
+    """
+    return _merge(cls, source, OmegaConf.create(values), overrides)
+
+
+def _merge(cls: type[T], path: str, values: DictConfig, overrides: Sequence[str]) -> T:
     merged = OmegaConf.structured(cls)
-    for source, layer in [
-        (path, _read_yaml(path)),
-        *((word, _read_word(word)) for word in overrides),
-    ]:
+    layers = [(path, values), *((word, _read_word(word)) for word in overrides)]
+    for source, layer in layers:
         where = f"config {path}" if source == path else f"argument {source!r} (over {path})"
         try:
             merged = cast(DictConfig, OmegaConf.merge(merged, layer))

@@ -8,12 +8,17 @@
      +- PoolError                        a pool cannot go on; carries the last cause
      |   +- ModelLoadError               a replica could not load its model
      |   +- DrainingError                a pool takes no more work; what it runs is finished
+     +- StoppedError                     somebody asked the attempt to end
+     +- ErrorShareError                  too many rows fail
      +- ReconcileError                   seeds x rounds != pairs + error rows + stopped
 
 Limits: a mistake of the user (config, seeds, paths) is a plain ``ValueError``, and a single bad
 row is data (its ``error`` column), so neither is here. Messages say what happened, with which
 value, and what to do next.
 """
+
+from collections import Counter
+from signal import Signals
 
 
 class PairloomError(Exception):
@@ -46,6 +51,27 @@ class ModelLoadError(PoolError):
 
 class DrainingError(PoolError):
     """The pool is draining, so this work was refused; the same command resumes with it."""
+
+
+class StoppedError(PairloomError):
+    """Somebody asked the attempt to end, and it did: Ctrl-C, or SIGTERM."""
+
+    def __init__(self, by: Signals) -> None:
+        super().__init__(f"stopped by {by.name}: what is committed stays, the same command goes on")
+        self.exit_code = 128 + by
+
+
+class ErrorShareError(PairloomError):
+    """More rows failed than the run allows; the message has the three commonest reasons."""
+
+    def __init__(self, reasons: Counter[str], num_rows: int, limit: float) -> None:
+        commonest = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common(3))
+        super().__init__(
+            f"{reasons.total()} of the {num_rows} rows that this attempt committed failed, more "
+            f"than limits.max_error_share = {limit:g} of them: {commonest}. dead_letter/ has each "
+            "with its message. Mend the cause and run the same command, then `pairloom replay "
+            "--failed`; or raise the limit"
+        )
 
 
 class ReconcileError(PairloomError):

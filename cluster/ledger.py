@@ -210,6 +210,15 @@ class Ledger:
         orphans = [key for key in listed if _SHARD_KEY.fullmatch(key) and key not in named]
         return [key for key in orphans if self._discard(key)]
 
+    def remove(self, unit_id: str, round_index: int) -> None:
+        """Takes back a commit. Only for a repair, of a run that nobody works on."""
+        self._store.delete(_receipt_key(unit_id, round_index))
+
+    def remove_files(self, keys: Iterable[str]) -> None:
+        """Deletes shards whose receipts are gone; one that stays is an orphan."""
+        for key in keys:
+            self._discard(key)
+
     def _discard(self, key: str) -> bool:
         """Deletes what no receipt names; False where the store refuses, which costs room only."""
         try:

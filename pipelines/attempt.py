@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from actors.records import Row
+from actors.records import PAIR_SCHEMA, Row
 from cluster.config import to_dict
 from cluster.errors import RunMismatchError
 from cluster.ledger import Ledger
 from cluster.run_record import open_run
+from cluster.snapshot import Snapshot
 from cluster.storage import Store, open_store
 from pipelines import seeds as seed_tables
 from pipelines.overview import is_local, local_path
@@ -30,6 +31,7 @@ class Attempt:
     models: Models
     store: Store
     ledger: Ledger
+    snapshot: Snapshot
     seeds: pa.Table | None  # None: the author has yet to write them
     started_at: float
 
@@ -38,7 +40,8 @@ def prepare(config: SynergyConfig) -> Attempt:
     """Checks models, storage and seeds, and claims the output prefix; touches no GPU."""
     started_at = time.time()
     check_place(config.output, os.environ)
-    store = open_store(config.output)
+    store = open_store(config.output, is_single_writer=config.is_single_writer)
+    snapshot = Snapshot(store.uri, PAIR_SCHEMA)
     with ThreadPoolExecutor() as threads:
         probe = threads.submit(store.check_writable)
         generator = threads.submit(config.generator.identity)
@@ -61,6 +64,7 @@ def prepare(config: SynergyConfig) -> Attempt:
         models=models,
         store=store,
         ledger=ledger,
+        snapshot=snapshot,
         seeds=table,
         started_at=started_at,
     )

@@ -6,10 +6,12 @@
     pairloom status OUTPUT                   how far a run is, from its ledger, from anywhere
     pairloom look OUTPUT                     a contact sheet of its first chains
     pairloom verify OUTPUT                   whether all that was committed is there and right
+    pairloom repair OUTPUT [key=value ...]   make the damaged units of a run anew
+    pairloom replay --failed OUTPUT [...]    run the rows that failed again; or --reason CODE
 
 Exit codes: 0 done; 1 the run could not go on (what is committed stays); 2 the input is wrong;
-130 interrupted. Of `verify`: 0 sound and finished, 1 damaged, 3 sound so far. A failure is one
-paragraph: what, which value, what to do.
+130 interrupted, 143 terminated. Of `verify`: 0 sound and finished, 1 damaged, 3 sound so far. A
+failure is one paragraph: what, which value, what to do.
 
 Limits: the only module that prints; verbs return text, and decisions live elsewhere.
 """
@@ -22,9 +24,12 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from cluster.errors import PairloomError
+from cluster.errors import PairloomError, StoppedError
+
+if TYPE_CHECKING:
+    from pipelines.run_totals import Totals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,11 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "status": _status,
         "look": _look,
         "verify": _verify,
+        "repair": _repair,
+        "replay": _replay,
     }[arguments.verb]
     try:
         return verb(arguments)
     except ValueError as error:
         return _fail("error", error, 2)
+    except StoppedError as error:
+        return _fail("stopped", error, error.exit_code)
     except (PairloomError, OSError) as error:
         return _fail(type(error).__name__, error, 1)
     except KeyboardInterrupt:
@@ -98,6 +107,18 @@ def _parser() -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=text, description=text)
         verb.add_argument("output", help="the run's folder or URI")
         verb.add_argument("--json", action="store_true", help="end with one line of JSON")
+    for name, text in (
+        ("repair", "make the damaged units of a run anew; nothing else changes"),
+        ("replay", "run the rows that failed again, beside what is there"),
+    ):
+        verb = verbs.add_parser(name, help=text, description=text)
+        if name == "replay":
+            which = verb.add_mutually_exclusive_group(required=True)
+            which.add_argument("--failed", action="store_true", help="all of them but bad seeds")
+            which.add_argument("--reason", action="append", help="those with this code; repeatable")
+        verb.add_argument("output", help="the run's folder or URI")
+        verb.add_argument("words", nargs="*", metavar="key=value", help="changes to its config")
+        verb.add_argument("--json", action="store_true", help="end with one line of JSON")
     return parser
 
 
@@ -118,9 +139,31 @@ def _run(arguments: argparse.Namespace) -> int:
     config = overview.load_config(arguments.config, arguments.words)
     # After the config: a typo must not wait for Ray's import.
     from pipelines.run import run
+
+    return _print_totals(run(config), arguments)
+
+
+def _repair(arguments: argparse.Namespace) -> int:
+    from pipelines import overview
+
+    config = overview.config_of_run(arguments.output, arguments.words)
+    from pipelines.repair import repair
+
+    return _print_totals(repair(config), arguments)
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from pipelines import overview
+
+    config = overview.config_of_run(arguments.output, arguments.words)
+    from pipelines.run import replay
+
+    return _print_totals(replay(config, arguments.reason or ()), arguments)
+
+
+def _print_totals(totals: "Totals", arguments: argparse.Namespace) -> int:
     from pipelines.status import describe_totals
 
-    totals = run(config)
     print(describe_totals(totals))
     if arguments.json:
         print(json.dumps(dataclasses.asdict(totals)))

@@ -16,6 +16,7 @@ from actors.models import resolve_model
 from cluster import config as config_files
 from cluster.plan import Plan, PoolPlan, count_calls
 from cluster.pool import PoolConfig
+from cluster.run_record import read_run
 from cluster.session import plan_session
 from cluster.storage import open_store
 from pipelines import seeds as seed_tables
@@ -39,6 +40,16 @@ def load_config(path: str, words: Sequence[str]) -> SynergyConfig:
     if config.seeds.path is None and author.model.backend == "hf_mllm":
         resolve_model(author.model.model, "llava")
     return config
+
+
+def config_of_run(output: str, words: Sequence[str]) -> SynergyConfig:
+    """The config that a run was begun with, and `words` over it; what decides the pairs stays.
+
+    Raises:
+        ValueError: there is no run, or a word is wrong.
+    """
+    record = read_run(open_store(output))["record"] | {"output": output}
+    return config_files.from_dict(SynergyConfig, record, f"of the run {output}", words)
 
 
 def make_plan(config: SynergyConfig) -> Plan:

@@ -47,7 +47,8 @@ def parse_unit_id(unit_id: str) -> ReplayName:
     """Takes a unit's id apart."""
     match = _REPLAY_ID.fullmatch(unit_id)
     if match is None:
-        index = int(unit_id.partition("-")[0])
+        head = unit_id.partition("-")[0]
+        index = int(head) if head.isdecimal() else -1  # no unit of ours has such an id
         return ReplayName(unit_index=index, generation=0, first_round=0)
     return ReplayName(
         unit_index=int(match["index"]),

@@ -9,10 +9,9 @@ the same command goes on from there.
 """
 
 import logging
-import threading
 import time
-from collections.abc import Collection, Generator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,9 +19,10 @@ from typing import Any
 import pyarrow as pa
 
 from actors.image_to_text import build_image_to_text
+from actors.records import Row
 from actors.text_to_image import build_text_to_image
 from actors.text_to_text import build_text_to_text
-from cluster.errors import PairloomError, PoolError
+from cluster.errors import PairloomError
 from cluster.plan import Demand, check_fits
 from cluster.pool import Pool, PoolConfig, start_pool
 from cluster.run_record import RUN_KEY
@@ -30,6 +30,7 @@ from cluster.session import SessionInfo, check_visible_everywhere, session, unwr
 from cluster.telemetry import Board, Progress, start_board
 from pipelines import seeds as seed_tables
 from pipelines.attempt import Attempt, prepare
+from pipelines.leaving import Stop, stop_on_signals
 from pipelines.replay import plan_replays
 from pipelines.run_totals import Totals, reconcile
 from pipelines.stages import STAGE_CPUS
@@ -41,11 +42,12 @@ from pipelines.synergy import (
     stages_of_round,
 )
 from pipelines.units import UnitSource
+from pipelines.watch import Watcher
 from pipelines.work import Work, plan_work
 
 logger = logging.getLogger(__name__)
 
-WAITING_INTERVAL_S = 30.0
+Factory = Callable[[], Callable[[list[Row]], list[Row]]]
 
 
 def run(config: SynergyConfig) -> Totals:
@@ -106,19 +108,23 @@ def execute(attempt: Attempt, work: Work) -> dict[str, int]:
     import ray
 
     config = attempt.config
-    models = attempt.models
-    # The very model that the records name: a branch of the hub may have moved since.
-    generator = partial(
-        build_text_to_image, config.generator.pinned(models.generator), models.generator.digest
-    )
-    captioner = partial(
-        build_image_to_text, config.captioner.pinned(models.captioner), models.captioner.digest
-    )
+    generator, captioner = _factories(attempt)
+    stop = Stop()
     with (
         _pool("generator", generator, config.pools.generator) as draws,
         _pool("captioner", captioner, config.pools.captioner) as describes,
         _show(config, work) as board,
-        _say_what_waits(draws, describes),
+        stop_on_signals(stop),
+        Watcher(
+            attempt.ledger,
+            attempt.snapshot,
+            draws,
+            describes,
+            board,
+            config.limits,
+            work.committed,
+            stop,
+        ),
     ):
         source = UnitSource(work.units, ray.put(work.starts), config.is_loop, attempt.ledger)
         # With the default of a whole CPU a read, replicas that filled a small machine starved the
@@ -134,14 +140,27 @@ def execute(attempt: Attempt, work: Work) -> dict[str, int]:
             constant_columns(config, attempt.models),
             board,
         )
-        _consume(done)
+        _consume(done, stop)
         return {pool.name: pool.stats().num_loads for pool in (draws, describes)}
+
+
+def _factories(attempt: Attempt) -> tuple[Factory, Factory]:
+    """What loads each model in a replica: the very one that the records name, because a branch of
+    the hub may have moved since."""
+    config, models = attempt.config, attempt.models
+    generator = config.generator.pinned(models.generator)
+    captioner = config.captioner.pinned(models.captioner)
+    return (
+        partial(build_text_to_image, generator, models.generator.digest),
+        partial(build_image_to_text, captioner, models.captioner.digest),
+    )
 
 
 def _finish(attempt: Attempt, work: Work, loads: dict[str, int]) -> Totals:
     """Proves from the ledger that all is done, and tidies up."""
+    receipts = attempt.ledger.receipts()
     totals = reconcile(
-        attempt.ledger.receipts(),
+        receipts,
         work.committed,
         output=attempt.config.output,
         num_chains=work.num_chains,
@@ -150,6 +169,7 @@ def _finish(attempt: Attempt, work: Work, loads: dict[str, int]) -> Totals:
         started_at=attempt.started_at,
         ended_at=time.time(),
     )
+    attempt.snapshot.fold(receipts)
     # Every (unit, round) has its receipt now, so that a file without one can never get one: it was
     # left by a kill between its two writes. Readers that glob data/ would count its rows twice.
     removed = attempt.ledger.remove_orphans()
@@ -224,25 +244,6 @@ def _pool(name: str, factory: Any, config: PoolConfig) -> Generator[Pool]:
 
 
 @contextmanager
-def _say_what_waits(*pools: Pool) -> Generator[None]:
-    """Every 30 s, which pool waits for what: a run must not stand still without a word."""
-    is_over = threading.Event()
-
-    def poll() -> None:
-        while not is_over.wait(WAITING_INTERVAL_S):
-            for pool in pools:
-                with suppress(PoolError):  # whoever works with the pool gets this error as well
-                    if waiting := pool.stats().waiting:
-                        logger.info("pool %s: %s", pool.name, waiting)
-
-    threading.Thread(target=poll, name="what-waits", daemon=True).start()
-    try:
-        yield
-    finally:
-        is_over.set()
-
-
-@contextmanager
 def _show(config: SynergyConfig, work: Work) -> Generator[Board]:
     """A board for the stages, shown while the body runs; what was committed before is on it."""
     board = start_board()
@@ -262,12 +263,19 @@ def _show(config: SynergyConfig, work: Work) -> Generator[Board]:
         board.close()
 
 
-def _consume(chains: Any) -> None:
-    """Pulls the dataset to its end without fetching a row into the driver."""
+def _consume(chains: Any, stop: Stop) -> None:
+    """Pulls the dataset to its end without fetching a row into the driver.
+
+    Raises:
+        PairloomError: a stage failed, or what `stop` was asked to end the attempt with.
+    """
     try:
         for _ in chains.iter_internal_ref_bundles():
-            pass
+            if stop.is_quiet.is_set():
+                break
     except Exception as error:
+        if stop.error is not None:
+            raise stop.error from error  # the pools were closed over what still ran
         cause = unwrapped(error)
         if isinstance(cause, PairloomError):
             raise cause from error
@@ -276,3 +284,5 @@ def _consume(chains: Any) -> None:
             f"a stage failed with {type(cause).__name__}: {cause}; what is committed stays, the "
             "same command goes on"
         ) from error
+    if stop.error is not None:
+        raise stop.error

@@ -9,7 +9,7 @@ import io
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from actors.models import ModelIdentity
 from actors.records import SEED_SCHEMA, Row, derive_chain_ids
 from cluster.errors import PairloomError
+from cluster.pool import Poison
 from cluster.shards import encode_shard
 from cluster.storage import Store
 from pipelines.author import Ask, AuthorConfig, Written, write_batch
@@ -102,15 +103,18 @@ def write_table(config: SeedsConfig, run_seed: int, ask: Ask) -> pa.Table:
     return _to_table(config.author, batches, run_seed)
 
 
-def ask_with(run_rows: Callable[[list[Row]], list[Row]], prompt: str) -> Ask:
+def ask_with(run_rows: Callable[[list[Row]], Sequence[Row | Poison]], prompt: str) -> Ask:
     """Lets an author pool, or a bare task, answer; a failed call counts as an empty answer."""
 
     def ask(rng_seeds: list[int]) -> list[str]:
-        rows = run_rows([{"prompt": prompt, "rng_seed": seed} for seed in rng_seeds])
-        for row in rows:
-            if row.get("error"):
-                logger.warning("author: a call failed and will be repeated: %s", row["error"])
-        return ["" if row.get("error") else row["text"] for row in rows]
+        answers = run_rows([{"prompt": prompt, "rng_seed": seed} for seed in rng_seeds])
+        texts: list[str] = []
+        for answer in answers:
+            error = answer.message if isinstance(answer, Poison) else answer.get("error")
+            if error:
+                logger.warning("author: a call failed and will be repeated: %s", error)
+            texts.append("" if error or isinstance(answer, Poison) else answer["text"])
+        return texts
 
     return ask
 

@@ -20,6 +20,7 @@ from cluster.ledger import Ledger
 from cluster.pool import PoolConfig
 from cluster.session import SessionConfig
 from cluster.telemetry import Board
+from pipelines.limits import LimitsConfig
 from pipelines.sources import SeedsConfig
 from pipelines.stages import (
     RowPool,
@@ -46,9 +47,12 @@ class PoolsConfig:
 @dataclass(frozen=True, kw_only=True)
 class SynergyConfig:
     """One run. `generator`, `captioner`, `seeds`, `mode` and the numbers decide what the pairs are;
-    `pools`, `stages` and `cluster` only decide how fast they come, and may change on a resume."""
+    `pools`, `stages`, `cluster` and `limits` only decide how fast they come and when the run gives
+    up, and may change on a resume."""
 
     output: str  # folder or URI: s3://bucket/prefix, gs://..., az://...
+    # Your word that no second driver writes there, for a store that ignores put-if-absent
+    is_single_writer: bool = False
     run_seed: int = 0  # every rng_seed of the run derives from it
     num_rounds: int = 3  # n
     mode: Literal["loop", "resample"] = "loop"
@@ -59,6 +63,7 @@ class SynergyConfig:
     pools: PoolsConfig = field(default_factory=PoolsConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)
     cluster: SessionConfig = field(default_factory=SessionConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
 
     def __post_init__(self) -> None:
         for name, least, most in (

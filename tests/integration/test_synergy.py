@@ -159,7 +159,7 @@ def test_a_replica_that_is_killed_mid_batch_costs_no_row(
 
 
 def test_a_dead_engine_ends_the_run_with_its_own_words(make_config: MakeConfig) -> None:
-    words = ["generator.simulated.fault=dead", "generator.simulated.fault_marker=number 6"]
+    words = ["generator.simulated.fault=dead", "generator.simulated.fault_rate=1.0"]
     with pytest.raises(PoolError, match="simulated death of the engine"):
         run(make_config(*words))
 
