@@ -104,16 +104,36 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     hide_progress_bars()
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    processor: Any = AutoProcessor.from_pretrained(str(folder), **options)
+    processor: Any = AutoProcessor.from_pretrained(
+        str(folder), local_files_only=True, trust_remote_code=False
+    )
+    _try_template(folder, processor)
     # The answer has to follow the prompt directly, so short prompts are filled up in front.
     processor.tokenizer.padding_side = "left"
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     model = AutoModelForImageTextToText.from_pretrained(
-        str(folder), dtype=dtype, use_safetensors=True, **options
+        str(folder),
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
     )
     return processor, model.eval()
+
+
+def _try_template(folder: Path, processor: Any) -> None:
+    """Renders the chat template once, in the library's sandbox: one that is missing, broken or
+    reaches for Python would fail every row of the run.
+    """
+    message = {"role": "user", "content": [{"type": "text", "text": "Hello."}]}
+    try:
+        processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+    except Exception as error:
+        raise ValueError(
+            f"model folder {str(folder)!r} has no chat template that can be used: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _greedy(own: Any, processor: Any) -> Any:

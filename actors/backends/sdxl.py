@@ -132,6 +132,7 @@ def _load(folder: Path, dtype: torch.dtype) -> "StableDiffusionXLPipeline":
         dtype={"default": dtype, "vae": torch.float32},
         use_safetensors=True,
         local_files_only=True,
+        trust_remote_code=False,
         variant="fp16" if has_only_fp16 else None,
         add_watermarker=False,  # else the pixels would depend on which packages are installed
     )

@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
     """The least that passes for a model."""
     root = tmp_path / "tiny-model"
     (root / "unet").mkdir(parents=True)
-    (root / "unet" / "model.safetensors").write_bytes(b"weights")
+    (root / "unet" / "model.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}weights")
     (root / "unet" / "config.json").write_text("{}")
     parts = {"_class_name": "StableDiffusionXLPipeline", "unet": ["diffusers", "UNet"], "x": [None]}
     (root / "model_index.json").write_text(json.dumps(parts))
