@@ -53,6 +53,8 @@ class FakeReplica:
 
     async def _one(self, rows: Any) -> tuple[CallStatus, Any]:
         async with self._turn:
+            if self.dead.is_set():
+                await asyncio.Event().wait()
             self.calls.append(rows)
             return await self._answer(self, rows)
 
