@@ -5,12 +5,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from corrupt import RunWriter, put_json
 
+from cluster.storage import open_store
 from pipelines import cli
 from pipelines.verify import Report, describe_report, exit_code, verify_run
 from pipelines.verify.report import Finding, damaged_units
@@ -235,6 +237,19 @@ def test_a_run_of_no_known_format_is_damage(writer: RunWriter) -> None:
     put_json(path, json.loads(path.read_text()) | {"fingerprint": "0" * 16})
     report = verify(writer)
     assert (kinds(report), exit_code(report)) == ({"run"}, 1)
+
+
+def test_a_run_on_s3_is_read_as_one_on_a_disk(writer: RunWriter, moto_s3: Any) -> None:
+    finish(writer)
+    store = open_store(moto_s3.uri)
+    for path in writer.folder.rglob("*.*"):
+        store.put(str(path.relative_to(writer.folder)), path.read_bytes())
+    report = verify_run(moto_s3.uri)
+    assert (report.findings, exit_code(report), report.num_files) == ([], 0, 12)
+    store.delete(writer.refs[3]["file"])
+    report = verify_run(moto_s3.uri)
+    assert report.damaged_units == {writer.unit_id(1): 0}
+    assert (report.num_lost, exit_code(report)) == (3, 1)
 
 
 def test_a_unit_is_damaged_from_its_first_damaged_round_on() -> None:
