@@ -4,8 +4,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from replicas import FakePool, FakeReplica, echo, in_loop
+from replicas import FakePool, FakeReplica, echo, flat, in_loop
 
+from cluster.dispatch import Poison
+from cluster.lives import RowsLostError
 from cluster.replica import CallStatus
 from cluster.senders import Outcome
 
@@ -113,3 +115,66 @@ async def test_close_answers_whoever_waits_and_kills_every_replica() -> None:
     assert {outcome.error for outcome in await waiting} == {"pool 'generator' is closed"}
     assert all(replica.dead.is_set() for replica in pool.replicas)
     assert (await pool.dispatcher.submit(7, 8, 0)).error == "pool 'generator' is closed"
+
+
+@in_loop
+async def test_draining_pool_answers_what_replicas_have_and_refuses_the_rest() -> None:
+    pool = FakePool(in_flight_per_replica=2)
+    await pool.dispatcher.wait_ready(1, 5)
+    sent = asyncio.ensure_future(pool.run([["runs"], ["waits"], ["queued"]]))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    pool.dispatcher.drain()
+    pool.dispatcher.drain()
+    runs, waits, queued = await sent
+    assert (flat(runs), flat(waits)) == (["runs"], ["waits"])
+    late = await pool.dispatcher.submit(["late"], 1, 0)
+    ready = await pool.dispatcher.wait_ready(9, 5)
+    for outcome in (queued, late, ready):
+        assert outcome.is_draining
+        assert "pool 'generator' is draining" in outcome.error
+    assert pool.dispatcher.stats().is_draining
+
+
+@in_loop
+async def test_draining_pool_tries_nothing_again_and_replaces_nobody() -> None:
+    async def die(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
+        await asyncio.sleep(10)
+        replica.kill()
+        await asyncio.sleep(10)
+        raise AssertionError
+
+    pool = FakePool(die)
+    sent = asyncio.ensure_future(pool.run([["a"], ["b"]]))
+    await asyncio.sleep(5)
+    pool.dispatcher.drain()
+    assert [outcome.is_draining for outcome in await sent] == [True, True]
+    await asyncio.sleep(100)
+    assert len(pool.replicas) == 1
+
+
+@in_loop
+async def test_rows_lost_on_the_way_go_back_to_their_sender() -> None:
+    async def lose(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
+        raise RowsLostError("object lost")
+
+    pool = FakePool(lose)
+    (outcome,) = await pool.run([["a"]])
+    assert (outcome.is_lost, outcome.error) == (True, "object lost")
+    assert pool.dispatcher.stats().num_retries == 0
+
+
+@in_loop
+async def test_answer_that_does_not_pickle_is_a_failed_attempt_of_a_living_engine() -> None:
+    async def odd(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
+        if "odd" in rows:
+            raise TypeError("cannot pickle 'generator' object")
+        return await echo(replica, rows)
+
+    pool = FakePool(odd)
+    (outcome,) = await pool.run([["a", "odd", "b"]])
+    a, poison, b = flat(outcome)
+    assert (a, b) == ("a", "b")
+    assert isinstance(poison, Poison)
+    assert "TypeError: cannot pickle 'generator' object" in poison.message
+    assert pool.dispatcher.stats().num_loads == 1

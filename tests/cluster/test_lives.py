@@ -3,8 +3,10 @@
 import asyncio
 from typing import Any
 
-from replicas import FakePool, FakeReplica, echo, in_loop
+from replicas import FakePool, FakeReplica, echo, flat, in_loop
 
+from cluster.dispatch import Poison
+from cluster.lives import RowsLostError
 from cluster.replica import CallStatus
 
 
@@ -79,3 +81,114 @@ async def test_load_past_its_time_is_a_death() -> None:
     assert "loading took more than load_timeout_s = 0.02 s" in outcome.error
     assert outcome.is_load_error
     assert pool.replicas[0].dead.is_set()
+
+
+@in_loop
+async def test_proof_is_told_while_it_is_taken_and_a_hanging_one_is_a_death() -> None:
+    async def hangs_later(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
+        if replica is pool.replicas[0] and rows != ["die"]:
+            return await echo(replica, rows)
+        if rows == ["die"]:
+            replica.kill()
+        await asyncio.sleep(10_000)
+        raise AssertionError
+
+    pool = FakePool(hangs_later, max_restarts=1, call_timeout_s=60.0)
+    assert flat((await pool.run([["x"]]))[0]) == ["x"]
+    doomed = asyncio.ensure_future(pool.run([["die"]]))
+    await asyncio.sleep(10)
+    stats = pool.dispatcher.stats()
+    assert stats.waiting == (
+        "of 1 replicas 1 proves itself again after a death (10 s so far, call_timeout_s is 60)"
+    )
+    assert stats.num_replicas_ready == 0
+    (outcome,) = await doomed
+    assert "answered before: it took more than call_timeout_s = 60 s" in outcome.error
+
+
+@in_loop
+async def test_proof_that_is_lost_with_its_sender_lets_the_replica_work_unproven() -> None:
+    async def lost_or_dead(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
+        if rows == ["die"]:
+            replica.kill()
+            await asyncio.sleep(1)
+        if rows == ["x"] and replica is not pool.replicas[0]:
+            raise RowsLostError("the owner has exited")
+        return await echo(replica, rows)
+
+    pool = FakePool(lost_or_dead)
+    assert flat((await pool.run([["x"]]))[0]) == ["x"]
+    poison, good = await pool.run([["die"], ["y"]])
+    assert isinstance(flat(poison)[0], Poison)
+    assert flat(good) == ["y"]
+
+
+@in_loop
+async def test_lost_nodes_are_free_up_to_a_bound() -> None:
+    async def lose_nodes(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
+        if rows == ["ten"] and len(pool.replicas) <= 10 or rows == ["eleven"]:
+            replica.is_node_lost = True
+            replica.kill()
+            await asyncio.sleep(1)
+        return await echo(replica, rows)
+
+    pool = FakePool(lose_nodes, max_attempts=2, max_restarts=99)
+    assert flat((await pool.run([["ten"]]))[0]) == ["ten"]
+    stats = pool.dispatcher.stats()
+    assert (stats.num_node_losses, stats.num_poison) == (10, 0)
+    lost, good = await pool.run([["eleven"], ["y"]])
+    assert "was lost with its node 11 times" in lost.error
+    assert not lost.is_draining
+    assert flat(good) == ["y"]
+
+
+@in_loop
+async def test_replica_on_a_draining_node_finishes_and_is_started_elsewhere() -> None:
+    async def slow(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
+        await asyncio.sleep(10)
+        return CallStatus(seconds=10), rows
+
+    pool = FakePool(slow, max_restarts=0, in_flight_per_replica=1)
+    running = asyncio.ensure_future(pool.run([["a"], ["b"]]))
+    await asyncio.sleep(5)
+    pool.dispatcher.set_draining_nodes({"n0"})
+    assert "1 finish their batches on a draining node" in pool.dispatcher.stats().waiting
+    assert pool.replicas[0].calls == [["a"]]
+    pool.node_ids = {0: "n9"}
+    assert [flat(outcome) for outcome in await running] == [["a"], ["b"]]
+    assert [replica.calls for replica in pool.replicas] == [[["a"]], [["b"]]]
+    stats = pool.dispatcher.stats()
+    assert (stats.num_retries, stats.num_node_losses, stats.num_restarts) == (0, 0, 1)
+    assert "its node is draining" in stats.last_failure
+
+
+@in_loop
+async def test_replica_that_still_loads_on_a_draining_node_is_moved_at_once() -> None:
+    pool = FakePool(max_restarts=0)
+    pool.load_seconds = {0: 100.0}
+    await asyncio.sleep(1)
+    pool.load_seconds = {}
+    pool.node_ids = {0: "n9"}
+    pool.dispatcher.set_draining_nodes({"n0"})
+    await asyncio.sleep(1)
+    assert pool.dispatcher.stats().num_replicas_ready == 1
+    assert pool.replicas[0].dead.is_set()
+
+
+@in_loop
+async def test_death_on_a_draining_node_is_the_node_s() -> None:
+    async def die_with_node(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
+        if replica is pool.replicas[0]:
+            await asyncio.sleep(10)
+            replica.kill()
+            await asyncio.sleep(10)
+        return await echo(replica, rows)
+
+    pool = FakePool(die_with_node)
+    running = asyncio.ensure_future(pool.run([["a"]]))
+    await asyncio.sleep(5)
+    pool.node_ids = {0: "n9"}
+    pool.dispatcher.set_draining_nodes({"n0"})
+    assert flat((await running)[0]) == ["a"]
+    stats = pool.dispatcher.stats()
+    assert (stats.num_node_losses, stats.num_retries, stats.num_poison) == (1, 1, 0)

@@ -29,7 +29,7 @@ class FakeReplica:
         self._turn = asyncio.Lock()
         self.dead = asyncio.Event()
         self.last_words = "the process was killed"
-        self.node_id = f"n{index}"
+        self.node_id = ""
         self.is_node_lost = False
 
     async def start(self) -> tuple[int, str]:
@@ -84,6 +84,7 @@ class FakePool:
         self.load_errors: list[str] = []
         self.load_seconds: dict[int, float] = {}
         self.start_seconds: dict[int, float] = {}
+        self.node_ids: dict[int, str] = {}
         self._answer = answer
         self.dispatcher = Dispatcher("generator", PoolConfig(**config), self._launch)
         self.dispatcher.start()
@@ -93,6 +94,7 @@ class FakePool:
         load_s = self.load_seconds.get(index, 0.0)
         start_s = self.start_seconds.get(index, 0.0)
         self.replicas.append(FakeReplica(index, self._answer, error, load_s, start_s))
+        self.replicas[-1].node_id = self.node_ids.get(index, f"n{index}")
         return self.replicas[-1]
 
     async def run(self, batches: list[Any], order: int = 0) -> list[Outcome]:
