@@ -42,7 +42,8 @@ logger = logging.getLogger(__name__)
 
 # Longer than the outages of a store that must not end a run (120 s), shorter than credentials live.
 RETRY_TIMEOUT_S = 300.0
-MAX_BACKOFF_S = 10.0
+# So a store that is back is noticed within this time.
+MAX_BACKOFF_S = 5.0
 # Google and Azure answer 401; S3 says it in a code, under 400 or 403.
 _EXPIRED = re.compile(
     r"<Code>(ExpiredToken(Exception)?|InvalidToken|TokenRefreshRequired)<|status code: 401"

@@ -38,14 +38,14 @@ def _share(number: int, mode: int, every: int) -> list[pytest.MarkDecorator]:
 
 
 POINTS = [
-    pytest.param(kind, number, MODES[mode], marks=_share(number, mode, 3))
+    pytest.param(kind, number, MODES[mode], marks=_share(number, mode, 4))
     for kind, num_calls in NUM_CALLS.items()
     for number in range(num_calls)
     for mode in range(len(MODES))
 ]
 # On S3 each request is a point.
 S3_POINTS = [
-    pytest.param(number, S3_MODES[mode], marks=_share(number, mode, 4))
+    pytest.param(number, S3_MODES[mode], marks=_share(number, mode, 5))
     for number in range(NUM_CALLS["fresh"])
     for mode in range(len(S3_MODES))
 ]

@@ -64,7 +64,7 @@ def _read(
     assert shard["file"].startswith(f"{kind}/round={receipt['round_index']}/{receipt['unit_id']}-")
     assert hashlib.sha256(data).hexdigest() == shard["sha256"], f"{shard['file']} is corrupt"
     assert len(data) == shard["size_bytes"]
-    rows = pq.read_table(io.BytesIO(data)).to_pylist()
+    rows = pq.ParquetFile(io.BytesIO(data)).read(use_threads=False).to_pylist()
     assert len(rows) == shard["num_rows"] == num_rows > 0
     return rows
 
