@@ -54,10 +54,9 @@ class Rows:
         indices = [index for index, chains in enumerate(units.values()) for _ in chains]
         self._insert(
             "chains",
-            "position, chain_id, unit_id, unit_index, md5_number(seed), error is not null",
+            "chain_id, unit_id, unit_index, md5_number(seed), error is not null",
             pa.table(
                 {
-                    "position": range(seeds.num_rows),
                     "chain_id": seeds.column("chain_id"),
                     "unit_id": names,
                     "unit_index": indices,
@@ -122,9 +121,9 @@ class Rows:
         return dict(states), findings
 
     def _misnamed_replays(self) -> list[Finding]:
-        """A replay's name says which chains it has: one that is not there was lost."""
-        query = """select m.unit_id, u.start_round, list(m.chain_id order by c.position)
-            from members m join units u using (unit_id) join chains c using (chain_id)
+        """A replay's name is a digest of its chains, by id: one that is not there was lost."""
+        query = """select m.unit_id, u.start_round, list(m.chain_id order by m.chain_id)
+            from members m join units u using (unit_id)
             join commits s on s.unit_id = m.unit_id and s.round_index = u.start_round
             where u.generation > 0 and s.is_whole group by all"""
         return [

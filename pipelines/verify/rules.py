@@ -11,7 +11,7 @@ Limits: `$num_rounds` and `$is_loop` are filled in by `rows.py`, as numbers and 
 from pipelines.verify.report import Kind
 
 TABLES = """
-create table chains (position integer, chain_id varchar, unit_id varchar, unit_index integer,
+create table chains (chain_id varchar, unit_id varchar, unit_index integer,
     seed uhugeint, is_bad boolean);
 create table units (unit_id varchar, unit_index integer, generation integer, start_round integer);
 create table receipts (unit_id varchar, round_index integer, is_whole boolean, num_stopped bigint,

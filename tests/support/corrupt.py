@@ -90,7 +90,7 @@ class RunWriter:
         until: int | None = None,
     ) -> str:
         """Commits a replay of `chains`; all fail again in round `fail_at`."""
-        ids = [self.chain_ids[chain] for chain in chains]
+        ids = sorted(self.chain_ids[chain] for chain in chains)
         unit_id = derive_replay_id(index, ids, generation, start)
         for r in range(start, self.num_rounds if until is None else until):
             is_over = fail_at is not None and r > fail_at
