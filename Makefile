@@ -18,6 +18,7 @@ PIP := $(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-ur
 PYTEST := RAY_worker_niceness=0 $(BIN)/pytest
 
 .PHONY: demo test test-slow faults soak coverage lint format clean
+.PHONY: benchmark-commit benchmark-resume
 
 demo: $(VENV)/.demo
 	$(BIN)/pairloom run conf/synergy.yaml output=$(OUTPUT) seeds.limit=32
@@ -48,6 +49,12 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+benchmark-commit: $(VENV)/.dev
+	RAY_worker_niceness=0 $(BIN)/python tests/benchmarks/commit_overhead.py
+
+benchmark-resume: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/resume_start.py
 
 $(VENV)/.demo: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)

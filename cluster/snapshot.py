@@ -21,8 +21,6 @@ import json
 import logging
 import os
 import re
-import threading
-import time
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -32,8 +30,7 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction
 
-from cluster.errors import CommitError, StoreError
-from cluster.ledger import Ledger
+from cluster.errors import StoreError
 from cluster.receipts import Receipt
 from cluster.storage_remote import (
     _is_http_allowed,  # pyright: ignore[reportPrivateUsage]
@@ -42,7 +39,6 @@ from cluster.storage_remote import (
 logger = logging.getLogger(__name__)
 
 ROOT = "data"
-FOLD_INTERVAL_S = 5.0
 # A long run writes thousands of versions: a reader opens the newest checkpoint and what follows.
 TABLE_CONFIGURATION: dict[str, str | None] = {
     "delta.checkpointInterval": "50",
@@ -180,34 +176,6 @@ class Snapshot:
             "receipts: if it stays damaged, remove its folder _delta_log while no run is at work, "
             "and the same command writes it again"
         )
-
-
-def keep_folding(
-    ledger: Ledger,
-    snapshot: Snapshot,
-    stop: threading.Event,
-    interval_s: float = FOLD_INTERVAL_S,
-) -> None:
-    """Folds new receipts until `stop` is set; a thread's work, beside a run.
-
-    Each receipt is read once, and those that the log shows as folded are not read at all. What
-    came last is the caller's to fold, from all receipts: that call is exact, this one trusts file
-    names. A store that fails is logged and asked again, because a snapshot must not end a run.
-    """
-    known: set[tuple[str, int]] | None = None
-    pause_s = interval_s
-    while not stop.wait(pause_s):
-        started = time.monotonic()
-        try:
-            known = snapshot.folded() if known is None else known
-            receipts = ledger.receipts(ledger.committed() - known)
-            num_added = snapshot.fold(receipts)
-            known |= {(one.unit_id, one.round_index) for one in receipts}
-            logger.debug("%d files were folded into %s", num_added, snapshot.uri)
-        except (StoreError, CommitError) as error:
-            logger.warning("the snapshot falls behind, the run goes on: %s", error)
-        # Listing 30,000 receipts takes seconds on a far store: never more than a tenth of the time.
-        pause_s = max(interval_s, 9 * (time.monotonic() - started))
 
 
 def _path(key: str) -> str:

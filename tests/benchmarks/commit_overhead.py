@@ -38,10 +38,11 @@ import pyarrow.parquet as pq
 from actors.records import PAIR_SCHEMA
 from cluster.ledger import Counts, Ledger
 from cluster.session import SessionConfig, session
-from cluster.snapshot import Snapshot, keep_folding
+from cluster.snapshot import Snapshot
 from cluster.storage import open_store
 
 UNIT_SIZE, IMAGE_BYTES = 64, 20_000
+FOLD_INTERVAL_S = 5.0
 GOAL_SHARE, GOAL_MS = 0.03, 20.0
 Side = Callable[[Path, int], None]
 
@@ -109,6 +110,15 @@ def ray_write(folder: Path, num_units: int) -> None:
 def ray_write_and_sync(folder: Path, num_units: int) -> None:
     ray_write(folder, num_units)
     os.sync()
+
+
+def keep_folding(ledger: Ledger, snapshot: Snapshot, stop: threading.Event) -> None:
+    """Every few seconds, as the watcher of a run does."""
+    folded: set[tuple[str, int]] = set()
+    while not stop.wait(FOLD_INTERVAL_S):
+        new = ledger.committed() - folded
+        snapshot.fold(ledger.receipts(new))
+        folded |= new
 
 
 def ray_commit(folder: Path, num_units: int) -> None:

@@ -16,7 +16,7 @@ from deltalake import DeltaTable
 
 from cluster.errors import StoreError
 from cluster.ledger import Commit, Counts, Ledger
-from cluster.snapshot import Snapshot, keep_folding
+from cluster.snapshot import Snapshot
 from cluster.storage import Store, open_store
 from tests.conftest import S3Server
 
@@ -227,57 +227,3 @@ def test_a_store_that_is_gone_is_a_store_error_without_secrets(
 def test_a_prefix_that_delta_rs_misreads_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="misread by delta-rs"):
         Snapshot(str(tmp_path / name), SCHEMA)
-
-
-def test_folding_beside_a_run_reads_each_receipt_once(tmp_path: Path) -> None:
-    reads: list[tuple[str, int]] = []
-
-    class Counting(Ledger):
-        def receipt(self, unit_id: str, round_index: int):  # noqa: ANN202
-            reads.append((unit_id, round_index))
-            return super().receipt(unit_id, round_index)
-
-    store = open_store(str(tmp_path))
-    ledger = Counting(store, "f")
-    before = [_commit(ledger, f"before{n}").receipt for n in range(5)]
-    Snapshot(store.uri, SCHEMA).fold(before)
-    stop = threading.Event()
-    arguments = (ledger, Snapshot(store.uri, SCHEMA), stop, 0.01)
-    thread = threading.Thread(target=keep_folding, args=arguments)
-    thread.start()
-    _commit(ledger, "failed", 0, 0, 2)
-    for n in range(20):
-        _commit(ledger, f"u{n:02d}")
-        time.sleep(0.01)
-    deadline = time.monotonic() + 30
-    while len(_files(_open(str(tmp_path)))) < 25 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    stop.set()
-    thread.join()
-    assert len(_files(_open(str(tmp_path)))) == 25
-    assert len(reads) == len(set(reads)), "no receipt twice"
-    assert not [one for one in reads if one[0].startswith("before")], "the log shows those"
-
-
-def test_a_store_that_fails_does_not_end_the_folding(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    store, ledger, snapshot = _new(str(tmp_path))
-    snapshot.fold([_commit(ledger, "u0").receipt])
-    torn = tmp_path / "data/_delta_log/00000000000000000001.json"
-    whole = torn.read_bytes()
-    torn.write_bytes(whole[:40])
-    stop = threading.Event()
-    arguments = (ledger, Snapshot(store.uri, SCHEMA), stop, 0.01)
-    thread = threading.Thread(target=keep_folding, args=arguments)
-    thread.start()
-    deadline = time.monotonic() + 30
-    while "falls behind" not in caplog.text and time.monotonic() < deadline:
-        time.sleep(0.01)
-    torn.write_bytes(whole)
-    _commit(ledger, "u1")
-    while len(snapshot.folded()) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    stop.set()
-    thread.join()
-    assert snapshot.folded() == {("u0", 0), ("u1", 0)}

@@ -24,12 +24,13 @@ from folding import (
     added_paths,
     commit_unit,
     image_of,
+    keep_folding,
     start_committer,
     start_folder,
 )
 
 from cluster.ledger import Ledger
-from cluster.snapshot import Snapshot, keep_folding
+from cluster.snapshot import Snapshot
 from cluster.storage import open_store
 from tests.conftest import S3Server
 
@@ -78,9 +79,8 @@ def test_every_poll_of_a_run_sees_whole_units_and_only_more_of_them(
     snapshot = Snapshot(store.uri, SCHEMA)
     snapshot.fold([])
     stop = threading.Event()
-    folder = threading.Thread(
-        target=keep_folding, args=(Ledger(store, "f"), snapshot, stop), kwargs={"interval_s": 0.02}
-    )
+    arguments = (Ledger(store, "f"), snapshot, stop)
+    folder = threading.Thread(target=keep_folding, args=arguments)
     folder.start()
     committers = [start_committer(store.uri, name, {}) for name in "abc"]
     versions: list[int] = []

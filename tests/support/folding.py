@@ -6,6 +6,7 @@ a process in which delta-rs has run would inherit its locks without its threads.
 
 import json
 import os
+import threading
 import time
 from collections.abc import Mapping
 from multiprocessing import get_context
@@ -51,6 +52,15 @@ def commit_unit(ledger: Ledger, unit_id: str, round_index: int = 0) -> Receipt:
     pairs = pa.Table.from_pylist(rows, schema=SCHEMA)
     counts = Counts(num_pairs=UNIT_SIZE, num_error_rows=0, num_stopped=0)
     return ledger.commit(unit_id, round_index, pairs, SCHEMA.empty_table(), counts).receipt
+
+
+def keep_folding(ledger: Ledger, snapshot: Snapshot, stop: threading.Event) -> None:
+    """Folds what is new until `stop` is set, as the watcher of a run does, but without rest."""
+    folded = snapshot.folded()
+    while not stop.wait(0.02):
+        receipts = ledger.receipts(ledger.committed() - folded)
+        snapshot.fold(receipts)
+        folded |= {(one.unit_id, one.round_index) for one in receipts}
 
 
 def start_committer(uri: str, name: str, env: Mapping[str, str]) -> ForkServerProcess:
