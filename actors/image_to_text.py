@@ -36,6 +36,9 @@ class ImageToTextConfig(LanguageModelConfig):
     instruction_id: str = "describe-v1"
     instruction: str = ""  # your own text; empty: the shipped text of that id
     max_chars: int = 4000  # a longer answer becomes an error row: a model that cannot stop
+    # an answer that a next model might obey (actors/text_rules.py) becomes one; switch it off where
+    # pictures of text are the point
+    has_text_rules: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,7 +51,10 @@ class ImageToTextConfig(LanguageModelConfig):
 
     def sampling_params(self) -> dict[str, Any]:
         """What decides the answer, and whether it becomes a row."""
-        rules = {"max_chars": self.max_chars, "text_rules": TEXT_RULES_ID}
+        rules = {
+            "max_chars": self.max_chars,
+            "text_rules": TEXT_RULES_ID if self.has_text_rules else None,
+        }
         return super().sampling_params() | rules
 
 
@@ -59,6 +65,7 @@ class ImageToText:
         self._engine = engine
         self._instruction = config.instruction_used()
         self._max_chars = config.max_chars
+        self._has_text_rules = config.has_text_rules
         self._experience = Experience()
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
@@ -86,7 +93,9 @@ class ImageToText:
         if len(description) > self._max_chars:
             message = f"{len(description)} characters, the limit is {self._max_chars}"
             raise RowError(Reason.DESCRIPTION_TOO_LONG, message)
-        rule = find_rule(text)  # as it came: cleaned text has no lines
+        rule = (
+            find_rule(text) if self._has_text_rules else None
+        )  # as it came: cleaned text has no lines
         if rule is not None:
             raise RowError(Reason.TEXT_RULE, f"{rule}: {description[:80]!r}")
         return {"description": description}

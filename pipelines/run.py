@@ -175,6 +175,7 @@ def _finish(attempt: Attempt, work: Work, loads: dict[str, int]) -> Totals:
     removed = attempt.ledger.remove_orphans()
     if removed:
         logger.info("%d files of killed attempts, never committed, were removed", len(removed))
+        attempt.snapshot.remove_missing()  # a receipt that was taken back had had its file folded
     return totals
 
 

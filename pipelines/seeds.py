@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from actors.models import ModelIdentity
 from actors.records import SEED_SCHEMA, Row, derive_chain_ids
+from actors.text_rules import TEXT_RULES_ID
 from cluster.errors import PairloomError
 from cluster.pool import Poison
 from cluster.shards import encode_shard
@@ -48,6 +49,7 @@ def author_identity(config: SeedsConfig, model: ModelIdentity) -> Row:
         "batch_size": author.batch_size,
         "is_list": author.is_list,
         "max_chars": config.max_chars,
+        "text_rules": TEXT_RULES_ID,
         "prompt_id": author.prompt_id,
         "prompt_sha256": author.prompt_used().sha256,
         "author": {"is": model.digest or model.id} | author.model.sampling_params(),

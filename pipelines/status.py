@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from actors.records import is_replay
 from cluster.errors import PairloomError
 from cluster.ledger import Ledger
 from cluster.receipts import Receipt
@@ -85,8 +86,17 @@ def read_status(output: str) -> Status:
         error_reasons=count_reasons(receipts),
         started_at=run["started_at"],
         last_commit_at=max((receipt.committed_at for receipt in receipts), default=None),
-        is_finished=num_units is not None and len(receipts) == num_units * config["num_rounds"],
+        is_finished=num_units is not None
+        and is_finished(receipts, num_units * config["num_rounds"], config["num_rounds"]),
     )
+
+
+def is_finished(receipts: list[Receipt], num_expected: int, num_rounds: int) -> bool:
+    """Whether the run's own units are through all rounds, and every replay that was begun too."""
+    own = [one for one in receipts if not is_replay(one.unit_id)]
+    begun = {one.unit_id for one in receipts if is_replay(one.unit_id)}
+    ended = {one.unit_id for one in receipts if one.round_index == num_rounds - 1}
+    return len(own) == num_expected and begun <= ended
 
 
 def describe_status(status: Status) -> str:

@@ -1,4 +1,5 @@
 import pytest
+from PIL import Image
 
 from actors.backends.simulated import SimulatedConfig, caption_of, draw_image
 from actors.engines import EngineDeadError
@@ -117,3 +118,19 @@ def test_the_instruction_is_named_by_id_and_hash() -> None:
     assert (own.id, own.text, len(own.sha256)) == ("mine-v1", "What?", 64)
     with pytest.raises(ValueError, match="instruction_id"):
         ImageToTextConfig(instruction_id="nothing")
+
+
+class _Tells:
+    """A captioner that reads a sign aloud."""
+
+    def describe(
+        self, images: list[Image.Image], instruction: str, rng_seeds: list[int]
+    ) -> list[str]:
+        return ["a sign that says https://example.com" for _ in images]
+
+
+@pytest.mark.parametrize("has_rules", [True, False])
+def test_the_text_rules_can_be_switched_off_and_the_record_says_so(has_rules: bool) -> None:
+    config = ImageToTextConfig(has_text_rules=has_rules)
+    (row,) = ImageToText(_Tells(), config)(_rows("a"))
+    assert bool(row["error"]) == bool(config.sampling_params()["text_rules"]) == has_rules
