@@ -168,5 +168,7 @@ def seaweed_process(folder: Path) -> ServerProcess:
     command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.port={port}"]
     command += [f"-s3.config={folder / 's3.json'}", "-master.volumeSizeLimitMB=128"]
     command += ["-volume.max=20", "-master.telemetry=false"]
+    # Two servers that listen on fixed ports: with them a second weed on the machine dies at once.
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
     command += [f"-{name}={number}" for name, number in zip(names, ports, strict=True)]
     return ServerProcess(server, command, folder)
