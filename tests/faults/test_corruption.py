@@ -398,7 +398,7 @@ def test_random_corruptions_are_found(sound_run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_thousand_random_corruptions_are_found(sound_run: Path, tmp_path: Path) -> None:
     _corrupt(sound_run, tmp_path, range(NUM_ALL))
 
