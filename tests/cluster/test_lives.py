@@ -126,7 +126,7 @@ async def test_proof_that_is_lost_with_its_sender_lets_the_replica_work_unproven
 @in_loop
 async def test_lost_nodes_are_free_up_to_a_bound() -> None:
     async def lose_nodes(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
-        if rows == ["ten"] and len(pool.replicas) <= 10 or rows == ["eleven"]:
+        if (rows == ["ten"] and len(pool.replicas) <= 10) or rows == ["eleven"]:
             replica.is_node_lost = True
             replica.kill()
             await asyncio.sleep(1)

@@ -12,9 +12,19 @@ from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError
 
 from cluster.errors import DrainingError, ModelLoadError, PoolError
-from cluster.pool import BatchFunction, Poison, Pool, PoolConfig, Row, _DispatcherActor, start_pool
+from cluster.pool import (
+    BatchFunction,
+    Poison,
+    Pool,
+    PoolConfig,
+    Row,
+    _DispatcherActor,
+    _to_death,
+    start_pool,
+)
 from cluster.senders import Outcome
 from cluster.session import SessionInfo
 
@@ -382,6 +392,25 @@ def test_answer_lost_with_its_node_is_asked_for_again(local_ray: SessionInfo) ->
         pool.run_blocking(rows)
 
 
+@pytest.mark.parametrize(
+    ("error", "is_node_lost"),
+    [
+        (RayActorError(error_msg="The actor is dead because its worker process has died."), False),
+        (OutOfMemoryError("1 worker(s) were killed due to the node running low on memory"), False),
+        (RayActorError(error_msg="The actor died because its node has died. Node Id: 9d6d"), True),
+        (RayActorError(preempted=True), True),
+        (ActorUnavailableError("RpcError: Socket closed rpc_code: 14", None), True),
+    ],
+)
+def test_death_is_told_apart_from_the_loss_of_its_node(
+    error: Exception, is_node_lost: bool
+) -> None:
+    """In the words of Ray 2.60 for: abort, memory monitor, SIGTERM, spot, raylet -9."""
+    death = _to_death(error)
+    assert death.is_node_lost is is_node_lost
+    assert str(death)
+
+
 DRIVER = """
 import time
 from cluster.pool import PoolConfig, start_pool
@@ -411,3 +440,66 @@ def test_nothing_outlives_a_killed_driver(local_ray: SessionInfo) -> None:
         driver.kill()
         driver.wait()
     wait_until(lambda: not is_alive(int(pid)))
+
+
+NODES = """
+import asyncio, time
+import ray
+from ray._raylet import GcsClient
+from ray.cluster_utils import Cluster
+from cluster.pool import PoolConfig, start_pool
+
+def slow(rows):
+    time.sleep(rows[0]["sleep_s"])
+    return [{**row, "node": ray.get_runtime_context().get_node_id()} for row in rows]
+
+async def during(pool, sleep_s, act):
+    answer = asyncio.ensure_future(pool.run([{"sleep_s": sleep_s}]))
+    while not (await asyncio.to_thread(pool.stats)).in_flight:
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.5)
+    await asyncio.to_thread(act)
+    return (await answer)[0]["node"]
+
+store = {"object_store_memory": 100 << 20}
+heartbeats = {"health_check_period_ms": 300, "health_check_timeout_ms": 3000}  # 10 s by default
+head = {"num_cpus": 1, "include_dashboard": False, "_system_config": heartbeats, **store}
+cluster = Cluster(initialize_head=True, head_node_args=head)
+first = cluster.add_node(num_cpus=1, num_gpus=1, **store)
+ray.init(address=cluster.address, log_to_driver=False)
+pool = start_pool("generator", lambda: slow, PoolConfig(num_cpus=0.1, num_gpus=1, max_restarts=1))
+pool.wait_ready(60)
+second = cluster.add_node(num_cpus=1, num_gpus=1, **store)
+
+def drain_first():
+    gcs = GcsClient(address=ray.get_runtime_context().gcs_address)
+    deadline_ms = int((time.time() + 600) * 1000)
+    assert gcs.drain_node(first.node_id, 2, "spot notice", deadline_ms)[0]
+
+assert asyncio.run(during(pool, 2.5, drain_first)) == first.node_id
+while not (stats := pool.stats()).num_replicas_ready or stats.num_loads < 2:
+    time.sleep(0.1)
+assert (stats.num_retries, stats.num_node_losses) == (0, 0), stats
+assert "its node is draining" in stats.last_failure
+third = cluster.add_node(num_cpus=1, num_gpus=1, **store)
+started_s = time.monotonic()
+lose_second = lambda: cluster.remove_node(second, allow_graceful=False)
+assert asyncio.run(during(pool, 2.5, lose_second)) == third.node_id
+stats = pool.stats()
+assert (stats.num_retries, stats.num_node_losses, stats.num_poison) == (1, 1, 0), stats
+print("recovered in", time.monotonic() - started_s)
+pool.close()
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.faults
+def test_nodes_that_drain_or_vanish_cost_no_row_and_no_attempt() -> None:
+    """A cluster of several nodes, in a process of its own: this one has a Ray already."""
+    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    run = subprocess.run(
+        [sys.executable, "-c", NODES], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "recovered in" in run.stdout
