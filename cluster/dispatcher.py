@@ -142,18 +142,22 @@ class Dispatcher:
         return describe_waiting(self._lives.slots.values(), self._config, now_s())
 
     def _hand_out(self) -> None:
-        while slot := pick_slot(self._lives.slots.values(), self._config.in_flight_per_replica):
-            if not self._queue:
-                if not any(slot.in_flight for slot in self._lives.links):
-                    self._release_suspects()  # nothing is left to tell poison from a dead engine by
-                return
-            batch = self._queue.pop()
+        max_in_flight = self._config.in_flight_per_replica
+        while self._queue:
+            batch = self._queue.peek()
             if not self._senders.is_waiting(batch):
-                continue  # its sender was told already, because of another part
+                self._queue.pop()  # its sender was told already, because of another part
+                continue
+            slot = pick_slot(self._lives.slots.values(), batch, max_in_flight)
+            if slot is None:
+                return
+            self._queue.pop()
             if not slot.in_flight:
                 slot.head_since_s = now_s()
             slot.in_flight.append(batch)
             self._lives.spawn(self._call(slot, batch))
+        if self._lives.num_ready() and not any(slot.in_flight for slot in self._lives.links):
+            self._release_suspects()  # nothing is left to tell poison from a dead engine by
 
     async def _call(self, slot: Slot, batch: Batch) -> None:
         """One attempt of `batch`, and what follows from it."""

@@ -6,6 +6,7 @@ from cluster.dispatch import (
     Batch,
     BatchQueue,
     End,
+    Failure,
     PoolConfig,
     Slot,
     describe_waiting,
@@ -39,14 +40,24 @@ def test_retried_batch_keeps_its_place() -> None:
 
 def test_least_loaded_ready_replica_with_room_is_picked() -> None:
     slots = [Slot(index, is_ready=True, in_flight=[batch(0)] * n) for index, n in enumerate([2, 1])]
-    assert pick_slot(slots, 2) is slots[1]
-    assert pick_slot(slots, 1) is None
+    assert pick_slot(slots, batch(9), 2) is slots[1]
+    assert pick_slot(slots, batch(9), 1) is None
     slots.append(Slot(2, is_ready=False))
-    assert pick_slot(slots, 2) is slots[1]
+    assert pick_slot(slots, batch(9), 2) is slots[1]
     slots.append(Slot(3, is_ready=True, is_leaving=True))
-    assert pick_slot(slots, 2) is slots[1]
+    assert pick_slot(slots, batch(9), 2) is slots[1]
     slots.append(Slot(4, is_ready=True))
-    assert pick_slot(slots, 2) is slots[4]
+    assert pick_slot(slots, batch(9), 2) is slots[4]
+
+
+def test_a_batch_that_was_charged_before_runs_alone() -> None:
+    suspect = batch(9)
+    suspect.causes.append(Failure("replica_died", "SIGKILL"))
+    busy, idle = Slot(0, is_ready=True, in_flight=[batch(0)]), Slot(1, is_ready=True)
+    assert pick_slot([busy], suspect, 2) is None
+    assert pick_slot([busy, idle], suspect, 2) is idle
+    idle.in_flight.append(suspect)
+    assert pick_slot([idle], batch(1), 2) is None
 
 
 def test_only_a_running_batch_can_be_overdue() -> None:
