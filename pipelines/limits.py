@@ -22,7 +22,7 @@ class LimitsConfig:
                 "stops a run"
             )
         for name in ("min_rows_judged", "no_progress_s", "grace_s"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:  # nor nan
                 raise ValueError(f"field {name!r} is {getattr(self, name)}: must be 0 or more")
 
 
