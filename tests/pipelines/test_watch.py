@@ -14,9 +14,10 @@ from pipelines.watch import describe, num_unrecorded
 
 
 def _stats(**more: Any) -> PoolStats:
-    counts = dict.fromkeys(
+    counts: dict[str, Any] = dict.fromkeys(
         ("num_loads", "num_restarts", "num_calls", "num_rows", "num_retries"), 0
-    ) | {"num_replicas_ready": 2, "queue_length": 5, "in_flight": 3, "busy_s": 0.0}
+    )
+    counts |= {"num_replicas_ready": 2, "queue_length": 5, "in_flight": 3, "busy_s": 0.0}
     return PoolStats(**counts | more)
 
 
@@ -61,9 +62,10 @@ def test_a_signal_asks_and_afterwards_means_what_it_did(number: signal.Signals, 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_leaves_at_once_where_a_signal_has_asked_before(first: signal.Signals) -> None:
-    with pytest.raises(KeyboardInterrupt), stop_on_signals(Stop()):
+    with stop_on_signals(Stop()):
         signal.raise_signal(first)
-        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_a_second_sigterm_asks_no_more_than_the_first() -> None:

@@ -52,7 +52,7 @@ def wait_for(
     process: subprocess.Popen[str] | None = None,
     timeout_s: float = 120.0,
 ) -> float:
-    """Waits until a run is so far, and returns when that was; a run that ended before has failed."""
+    """Waits until a run is so far, and returns when that was; one that ended before has failed."""
     deadline = time.monotonic() + timeout_s
     while not is_so_far():
         assert time.monotonic() < deadline, "waited in vain"
