@@ -7,8 +7,8 @@ never shut down, what is started here always is.
 
 Limits: some knobs are read once, when Ray is imported or the first dataset runs, and have no effect
 after that, which is why this package imports Ray inside functions only. A started cluster is this
-machine alone, with token authentication and a dashboard on 127.0.0.1; stray `ray start` clusters on
-the machine are joined only by `address: auto`.
+machine alone, guarded as guard.py says; stray `ray start` clusters on the machine are joined only
+by `address: auto`.
 """
 
 import contextlib
@@ -23,6 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.guard import (
+    LOCAL_ENVIRONMENT,
+    auth_mode,
+    guard_folder,
+    guard_token,
+    private_folder,
+)
 from cluster.plan import Demand, Node, check_fits
 from cluster.storage import LocalStore, open_store
 
@@ -209,21 +216,42 @@ def unwrapped(error: BaseException) -> BaseException:
 
 @contextlib.contextmanager
 def prepared_environment(*, is_local: bool) -> Generator[None]:
-    """`ENVIRONMENT`, and tokens for a cluster started here; what is set is unset afterwards."""
-    wanted = {**ENVIRONMENT, **({"RAY_AUTH_MODE": "token"} if is_local else {})}
-    added = [key for key in wanted if key not in os.environ]
-    os.environ.update({key: wanted[key] for key in added})
-    if "ray" in sys.modules and "RAY_AUTH_MODE" in added:
+    """`ENVIRONMENT`, and what guards a cluster started here; all is put back afterwards.
+
+    Raises:
+        ValueError: RAY_AUTH_MODE is a word that would leave that cluster open to everybody.
+    """
+    local = {**LOCAL_ENVIRONMENT, "RAY_TMPDIR": str(private_folder())}
+    wanted = {**ENVIRONMENT, **(local if is_local else {})}
+    wanted = {key: value for key, value in wanted.items() if key not in os.environ}
+    if is_local:
+        wanted["RAY_AUTH_MODE"] = auth_mode()
+    before = {key: os.environ.get(key) for key in wanted}
+    os.environ.update(wanted)
+    if "ray" in sys.modules and before.get("RAY_AUTH_MODE") != wanted.get("RAY_AUTH_MODE"):
         # Ray read its configuration at import; without this the driver would speak to its own
         # cluster without a token. Ray's own switch (authentication_token_setup) does the same.
         importlib.import_module("ray._raylet").Config.initialize("")
+    _reread_place()
     if "ray.data._internal.planner.plan_udf_map_op" in sys.modules:
         logger.debug("a dataset ran before the session: its knobs of concurrency stay")
     try:
         yield
     finally:
-        for key in added:
+        for key, value in before.items():
             os.environ.pop(key, None)
+            if value is not None:
+                os.environ[key] = value
+        _reread_place()
+
+
+def _reread_place() -> None:
+    """Ray read at import whether it may leave the loopback."""
+    constants: Any = sys.modules.get("ray._private.ray_constants")
+    if constants is not None:
+        constants.ENABLE_RAY_CLUSTER = constants.env_bool(
+            constants.ENABLE_RAY_CLUSTERS_ENV_VAR, not constants.IS_WINDOWS_OR_OSX
+        )
 
 
 def _address_of(config: SessionConfig) -> str | None:
@@ -237,6 +265,8 @@ def _address_of(config: SessionConfig) -> str | None:
 def _connect(ray: Any, config: SessionConfig, address: str | None) -> None:
     common = {"log_to_driver": config.has_worker_logs, "logging_level": logging.ERROR}
     if address is None:
+        guard_token()
+        guard_folder()
         ray.init(
             address="local",
             num_cpus=config.num_cpus,

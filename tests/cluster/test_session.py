@@ -13,6 +13,7 @@ import ray
 import ray.data
 
 from cluster.errors import PoolError
+from cluster.guard import LOCAL_ENVIRONMENT
 from cluster.plan import Demand, Node
 from cluster.session import (
     DATA_SETTINGS,
@@ -34,7 +35,8 @@ NICENESS = "RAY_worker_niceness"
 
 @pytest.fixture
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for key in (*ENVIRONMENT, "RAY_AUTH_MODE", "RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
+    others = ("RAY_TMPDIR", "RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")
+    for key in (*ENVIRONMENT, *LOCAL_ENVIRONMENT, *others):
         monkeypatch.delenv(key, raising=False)
     return monkeypatch
 
@@ -53,8 +55,9 @@ def test_address_comes_from_the_config_the_environment_or_the_job(
 def test_environment_is_set_inside_and_gone_outside(clean_environment: pytest.MonkeyPatch) -> None:
     with prepared_environment(is_local=True):
         assert {key: os.environ[key] for key in ENVIRONMENT} == dict(ENVIRONMENT)
-        assert os.environ["RAY_AUTH_MODE"] == "token"
-    assert not {*ENVIRONMENT, "RAY_AUTH_MODE"} & os.environ.keys()
+        assert {key: os.environ[key] for key in LOCAL_ENVIRONMENT} == dict(LOCAL_ENVIRONMENT)
+        assert "RAY_TMPDIR" in os.environ
+    assert not {*ENVIRONMENT, *LOCAL_ENVIRONMENT, "RAY_TMPDIR"} & os.environ.keys()
 
 
 def test_environment_of_the_user_is_kept(clean_environment: pytest.MonkeyPatch) -> None:
@@ -165,6 +168,7 @@ def test_pool_error_in_a_task_is_found_under_rays_wrapping(local_ray: SessionInf
 LOCAL = """
 import os, sys, time
 from cluster.errors import PoolError
+from cluster.guard import LOCAL_ENVIRONMENT
 from cluster.plan import Demand
 from cluster.session import ENVIRONMENT, SessionConfig, session, unwrapped
 
