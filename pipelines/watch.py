@@ -81,7 +81,7 @@ class Watcher:
         except Exception as error:  # in a thread nobody would hear of it
             logger.exception("the watcher failed")
             self._stop.ask(PairloomError(f"the watcher failed: {type(error).__name__}: {error}"))
-            self._stop.is_quiet.set()
+            self._end()  # or the driver would wait for what nobody looks after
 
     def _look_and_wait(self) -> None:
         look_at = waiting_at = monotonic()
@@ -157,10 +157,14 @@ class Watcher:
                 self._stop.is_quiet.set()
             if now > deadline:
                 logger.info("the grace time is over: what still runs will be done again")
-                for pool in self._pools:
-                    pool.close()
-                self._stop.is_quiet.set()
+                self._end()
                 return
+
+    def _end(self) -> None:
+        """Whatever still runs is over."""
+        self._stop.is_quiet.set()
+        for pool in self._pools:
+            pool.close()
 
 
 def num_unrecorded(counts: Mapping[str, StageCount]) -> int:
