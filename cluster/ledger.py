@@ -54,7 +54,10 @@ logger = logging.getLogger(__name__)
 NUM_READERS = 16
 _UNIT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 SHARD_FOLDERS = ("data", "dead_letter")
-_SHARD_KEY = re.compile(r"(?:data|dead_letter)/round=[0-9]+/[^/]+\.parquet")
+_SHARD_KEY = re.compile(
+    r"(?:data|dead_letter)/round=(?P<round>[0-9]+)/"
+    r"(?P<unit>[A-Za-z0-9][A-Za-z0-9_.-]*)-[0-9a-f]{16}\.parquet"
+)
 _RECEIPT_KEY = re.compile(r"receipts/([^/]+)/(0|[1-9][0-9]*)\.json")
 
 
@@ -207,8 +210,19 @@ class Ledger:
         # Files first: one that appears after this listing is not judged by it.
         listed = [key for folder in SHARD_FOLDERS for key in self._store.list(folder)]
         named = {file for receipt in self.receipts() for file in receipt.files}
-        orphans = [key for key in listed if _SHARD_KEY.fullmatch(key) and key not in named]
-        return [key for key in orphans if self._discard(key)]
+        suspects = [key for key in listed if _SHARD_KEY.fullmatch(key) and key not in named]
+        return [key for key in suspects if not self._is_named(key) and self._discard(key)]
+
+    def _is_named(self, key: str) -> bool:
+        """Whether the receipt of the file's own (unit, round) names it, asked of that receipt.
+
+        A listing of receipts that is older than the files would otherwise cost committed rows: a
+        store model that lists late lost a whole round that way.
+        """
+        match = _SHARD_KEY.fullmatch(key)
+        assert match is not None
+        receipt = self.receipt(match["unit"], int(match["round"]))
+        return receipt is not None and key in receipt.files
 
     def remove(self, unit_id: str, round_index: int) -> None:
         """Takes back a commit. Only for a repair, of a run that nobody works on."""

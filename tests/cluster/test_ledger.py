@@ -162,6 +162,18 @@ def test_orphans_of_crashes_are_removed_and_nothing_else(store_uri: str) -> None
     assert ledger.remove_orphans() == []
 
 
+def test_a_listing_that_lags_costs_no_committed_file(tmp_path: Path) -> None:
+    class Lagging(LocalStore):
+        """Shows files at once and receipts late."""
+
+        def list(self, prefix: str = "") -> builtins.list[str]:
+            return [] if prefix == "receipts" else super().list(prefix)
+
+    receipt = _commit(LocalStore(str(tmp_path)), "a").receipt
+    assert Ledger(Lagging(str(tmp_path)), "f").remove_orphans() == []
+    assert Ledger(LocalStore(str(tmp_path)), "f").read_pairs(receipt).num_rows == 3
+
+
 def test_the_same_rows_again_make_no_second_file(store_uri: str) -> None:
     store = open_store(store_uri)
     assert _commit(store, "a").receipt == _commit(store, "a").receipt
