@@ -153,7 +153,7 @@ def describe_totals(totals: Totals) -> str:
 
 
 def _snippet(output: str) -> list[str]:
-    files = f"{local_path(output)}/data/*/*.parquet"
+    files = f"{local_path(output)}/data/round=*/*.parquet"
     missing = [] if can_show_datasets() else ["# pip install datasets"]
     return [
         *missing,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.records import PAIR_COLUMNS
+from actors.records import DEAD_LETTER_COLUMNS, PAIR_COLUMNS
 from cluster import config as config_files
 from pipelines.synergy import SynergyConfig
 
@@ -86,7 +86,7 @@ def test_importing_the_tasks_and_the_command_line_imports_no_framework() -> None
 
 def test_the_readme_lists_every_column_and_only_existing_paths() -> None:
     readme = (ROOT / "README.md").read_text()
-    for name, _, meaning in PAIR_COLUMNS:
+    for name, _, meaning in PAIR_COLUMNS + DEAD_LETTER_COLUMNS:
         assert f"| `{name}` | {meaning} |" in readme, name
     for path in re.findall(r"`((?:conf|cluster|actors|pipelines|tests)/[\w./-]+)`", readme):
         assert (ROOT / path).exists(), path

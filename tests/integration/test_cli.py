@@ -46,7 +46,7 @@ def test_run_prints_totals_then_status_and_look_read_the_run(tmp_path: Path) -> 
     from datasets import load_dataset
 
     pairs = load_dataset(
-        "parquet", data_files=f"{tmp_path}/run/data/*/*.parquet", split="train",
+        "parquet", data_files=f"{tmp_path}/run/data/round=*/*.parquet", split="train",
         cache_dir=str(tmp_path / "cache"),
     )  # fmt: skip
     assert pairs[0]["image"].size == (64, 64)
@@ -86,7 +86,7 @@ def test_sigkill_at_five_random_moments_loses_and_repeats_nothing(tmp_path: Path
     # A reader that globs sees the same rows: files that were never committed are gone.
     globbed = [
         pair_id
-        for file in (tmp_path / "run").glob("data/*/*.parquet")
+        for file in (tmp_path / "run").glob("data/round=*/*.parquet")
         for pair_id in pq.read_table(file, columns=["pair_id"], partitioning=None)[
             "pair_id"
         ].to_pylist()
