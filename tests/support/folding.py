@@ -20,7 +20,7 @@ from cluster.snapshot import Snapshot
 from cluster.storage import Store, open_store
 
 UNIT_SIZE = 8
-MAX_UNITS = 200  # of one committer: readers read everything in each poll
+MAX_UNITS = 60  # of one committer: readers open every file in each poll
 SCHEMA = pa.schema(
     [
         ("pair_id", pa.string()),
@@ -63,9 +63,9 @@ def keep_folding(ledger: Ledger, snapshot: Snapshot, stop: threading.Event) -> N
         folded |= {(one.unit_id, one.round_index) for one in receipts}
 
 
-def start_committer(uri: str, name: str, env: Mapping[str, str]) -> ForkServerProcess:
-    """A process that commits units of two rounds, some a second, until it is killed."""
-    return _start(_commit_slowly, uri, name, dict(env))
+def start_committer(uri: str, name: str, pause_s: float) -> ForkServerProcess:
+    """A process that commits `MAX_UNITS` units of two rounds, with a pause after each."""
+    return _start(_commit_slowly, uri, name, pause_s)
 
 
 def start_folder(uri: str, env: Mapping[str, str]) -> ForkServerProcess:
@@ -88,18 +88,18 @@ def _start(target: object, *args: object) -> ForkServerProcess:
     return process
 
 
-def _commit_slowly(uri: str, name: str, env: dict[str, str]) -> None:
-    os.environ.update(env)
+def _commit_slowly(uri: str, name: str, pause_s: float) -> None:
     ledger = Ledger(open_store(uri), "f")
     for number in range(MAX_UNITS):
         for round_index in range(2):
             commit_unit(ledger, f"{name}{number:05d}", round_index)
-            time.sleep(0.15)  # on 2 cores, leaves some to the readers
+            time.sleep(pause_s)
 
 
 def _fold_one_by_one(uri: str, env: dict[str, str]) -> None:
     os.environ.update(env)
     store = open_store(uri)
     snapshot = Snapshot(store.uri, SCHEMA)
-    for receipt in Ledger(store, "f").receipts():
+    ledger = Ledger(store, "f")
+    for receipt in ledger.receipts(ledger.committed() - snapshot.folded()):
         snapshot.fold([receipt])
