@@ -22,8 +22,6 @@ from pipelines.run import run
 
 logger = logging.getLogger(__name__)
 
-START_S = 120.0  # Ray on a busy machine
-
 
 def _notice_at(err: str) -> float:
     """When the log says that no new work is begun."""
@@ -123,8 +121,9 @@ def _is_loaded(log: Path, before_s: float) -> Callable[[], bool]:
     return lambda: log.exists() and read_log(log, "load")[-1]["time"] < time.time() - before_s
 
 
+@pytest.mark.faults
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("kind", ["task", pytest.param("actor", marks=pytest.mark.faults)])
+@pytest.mark.parametrize("kind", ["task", "actor"])
 def test_slow_calls_do_not_outlast_the_grace_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
