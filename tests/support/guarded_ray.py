@@ -1,7 +1,7 @@
 """A Ray as pairloom starts it, in a process of its own, to be looked at from outside.
 
-Limits: the agent's HTTP port is fixed in Ray (52365); where another Ray of the machine holds it,
-this one has no agent server.
+Limits: the agent's HTTP port, fixed in Ray (52365), is a free one here, as another Ray of the
+machine may hold it; an agent that finds it taken goes on without its server.
 """
 
 import contextlib
@@ -21,10 +21,13 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
-import json, sys
+import functools, json, sys
 import ray
+from ray._private.parameter import RayParams
 from cluster.session import SessionConfig, session
 
+free_port = {"dashboard_agent_listen_port": 0}
+RayParams.__init__ = functools.partialmethod(RayParams.__init__, **free_port)
 with session(SessionConfig(num_cpus=1)) as info:
     ray.get(ray.remote(num_cpus=0)(lambda: None).remote())
     print(json.dumps([info.dashboard_url, info.logs_path]), flush=True)
