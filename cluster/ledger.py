@@ -8,9 +8,9 @@
 
 All writes are put-if-absent. A file whose receipt was never written, or lost to another attempt,
 is an orphan that no reader who starts from receipts sees. A loser removes its own; what a crash
-left, `Ledger.remove_orphans` removes once everything is committed. A crash anywhere leaves either
-no receipt (the round is computed again) or a whole commit. Whoever commits second gets the winner's
-receipt and goes on from the winner's rows, so that the lineage of later rounds stays true.
+left, `Ledger.remove_orphans` removes once its (unit, round) is committed. A crash anywhere leaves
+either no receipt (the round is computed again) or a whole commit. Whoever commits second gets the
+winner's receipt and goes on from the winner's rows, so that the lineage of later rounds stays true.
 
 Limits: a glob over ``data/**`` can see orphans until they are removed. Receipts say what was
 written, not that it still lies there: reading checks the hash. One listing of all receipts stands
@@ -30,35 +30,20 @@ import pyarrow as pa
 
 from cluster.errors import CommitError, StoreError
 from cluster.receipts import Counts, Receipt, ShardRef, check_reasons, ids_digest
-from cluster.run_record import differences, fingerprint, open_run, read_run
 from cluster.shards import decode_shard, encode_shard
 from cluster.storage_base import Store
-
-__all__ = [
-    "Commit",
-    "Counts",
-    "Ledger",
-    "Receipt",
-    "ShardRef",
-    "differences",
-    "fingerprint",
-    "ids_digest",
-    "open_run",
-    "plan_next_rounds",
-    "read_run",
-]
 
 logger = logging.getLogger(__name__)
 
 # Receipts are small and the wait is the network's: this many are read at a time.
 NUM_READERS = 16
-_UNIT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_UNIT = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"
+_UNIT_ID = re.compile(_UNIT)
 SHARD_FOLDERS = ("data", "dead_letter")
 _SHARD_KEY = re.compile(
-    r"(?:data|dead_letter)/round=(?P<round>[0-9]+)/"
-    r"(?P<unit>[A-Za-z0-9][A-Za-z0-9_.-]*)-[0-9a-f]{16}\.parquet"
+    rf"(?:data|dead_letter)/round=(?P<round>[0-9]+)/(?P<unit>{_UNIT})-[0-9a-f]{{16}}\.parquet"
 )
-_RECEIPT_KEY = re.compile(r"receipts/([^/]+)/(0|[1-9][0-9]*)\.json")
+_RECEIPT_KEY = re.compile(rf"receipts/({_UNIT})/(0|[1-9][0-9]*)\.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +60,7 @@ class Ledger:
     def __init__(
         self, store: Store, fingerprint: str, *, versions: Mapping[str, str] | None = None
     ) -> None:
-        self._store = store
+        self.store = store
         self.fingerprint = fingerprint
         self._versions = dict(_package_versions() if versions is None else versions)
 
@@ -145,15 +130,15 @@ class Ledger:
             return pa.table({name: pa.nulls(0) for name in columns or ()})
         where = f"unit {receipt.unit_id} round {receipt.round_index}: file {shard.file!r}"
         try:
-            data = self._store.read(shard.file)
+            data = self.store.read(shard.file)
         except FileNotFoundError:
             raise CommitError(
-                f"{where} is gone from {self._store.uri}: `pairloom verify` says what else is "
+                f"{where} is gone from {self.store.uri}: `pairloom verify` says what else is "
                 "damaged, `pairloom repair` makes it again"
             ) from None
         if hashlib.sha256(data).hexdigest() != shard.sha256:
             raise CommitError(
-                f"{where} in {self._store.uri} is not the one that was committed (sha256 differs, "
+                f"{where} in {self.store.uri} is not the one that was committed (sha256 differs, "
                 f"{len(data)} bytes of {shard.size_bytes}): `pairloom verify` says what else is "
                 "damaged, `pairloom repair` makes it again"
             )
@@ -163,18 +148,18 @@ class Ledger:
         """The receipt of (unit, round), or None while it is not committed."""
         key = _receipt_key(unit_id, round_index)
         try:
-            data = self._store.read(key)
+            data = self.store.read(key)
         except FileNotFoundError:
             return None
         try:
             receipt = Receipt.from_json(data)
         except ValueError as error:
-            raise CommitError(f"{key} in {self._store.uri}: {error}") from error
+            raise CommitError(f"{key} in {self.store.uri}: {error}") from error
         if (receipt.unit_id, receipt.round_index) != (unit_id, round_index):
-            raise CommitError(f"{key} in {self._store.uri} is the receipt of another unit or round")
+            raise CommitError(f"{key} in {self.store.uri} is the receipt of another unit or round")
         if receipt.fingerprint != self.fingerprint:
             raise CommitError(
-                f"{key} in {self._store.uri} was committed under config {receipt.fingerprint}, "
+                f"{key} in {self.store.uri} was committed under config {receipt.fingerprint}, "
                 f"this run has {self.fingerprint}: use another output"
             )
         return receipt
@@ -188,45 +173,51 @@ class Ledger:
 
     def committed(self) -> set[tuple[str, int]]:
         """Every (unit, round) that has a receipt, from one listing: no receipt is read."""
-        return set(_parse_keys(self._store.list("receipts")))
+        return set(_parse_keys(self.store.list("receipts")))
 
     def next_rounds(
-        self, unit_ids: Collection[str], committed: Collection[tuple[str, int]] | None = None
+        self,
+        unit_ids: Iterable[str],
+        committed: Collection[tuple[str, int]] | None = None,
+        *,
+        first_round: int = 0,
     ) -> dict[str, int]:
         """The first round without a receipt, for each unit; `CommitError` where one is missing."""
+        units = list(unit_ids)
         try:
-            return plan_next_rounds(self.committed() if committed is None else committed, unit_ids)
+            found = self.committed() if committed is None else committed
+            return plan_next_rounds(found, units, first_round)
         except CommitError:
             # A listing is no snapshot: while another attempt commits, a later page may be newer.
-            return plan_next_rounds(self.committed(), unit_ids)
+            return plan_next_rounds(self.committed(), units, first_round)
 
-    def remove_orphans(self) -> list[str]:
-        """Deletes the shards that no receipt names, and returns their keys.
+    def remove_orphans(self, receipts: Iterable[Receipt]) -> list[str]:
+        """Deletes the shards that lost their commit for good, and returns their keys.
 
-        Safe only once every (unit, round) of the run has its receipt, and that is the caller's to
-        know: before, a file without a receipt may be one whose commit is still under way. A file
-        that the store does not let go of is logged, and not returned.
+        These are the files whose own (unit, round) has a receipt that does not name them. A file
+        without any may be one whose commit is under way, of a unit that the caller has never heard
+        of: it stays. `receipts` only spare the question after files that they name. A file that
+        the store does not let go of is logged, and not returned.
         """
-        # Files first: one that appears after this listing is not judged by it.
-        listed = [key for folder in SHARD_FOLDERS for key in self._store.list(folder)]
-        named = {file for receipt in self.receipts() for file in receipt.files}
-        suspects = [key for key in listed if _SHARD_KEY.fullmatch(key) and key not in named]
-        return [key for key in suspects if not self._is_named(key) and self._discard(key)]
+        named = {file for receipt in receipts for file in receipt.files}
+        listed = [key for folder in SHARD_FOLDERS for key in self.store.list(folder)]
+        return [
+            key for key in listed if key not in named and self._has_lost(key) and self._discard(key)
+        ]
 
-    def _is_named(self, key: str) -> bool:
-        """Whether the receipt of the file's own (unit, round) names it, asked of that receipt.
+    def _has_lost(self, key: str) -> bool:
+        """Whether the receipt of the file's own (unit, round) is there and names another.
 
-        A listing of receipts that is older than the files would otherwise cost committed rows: a
-        store model that lists late lost a whole round that way.
+        Asked of that receipt and of no listing: a store model that lists late lost a whole round
+        that way.
         """
         match = _SHARD_KEY.fullmatch(key)
-        assert match is not None
-        receipt = self.receipt(match["unit"], int(match["round"]))
-        return receipt is not None and key in receipt.files
+        receipt = self.receipt(match["unit"], int(match["round"])) if match else None
+        return receipt is not None and key not in receipt.files
 
     def remove(self, unit_id: str, round_index: int) -> None:
         """Takes back a commit. Only for a repair, of a run that nobody works on."""
-        self._store.delete(_receipt_key(unit_id, round_index))
+        self.store.delete(_receipt_key(unit_id, round_index))
 
     def remove_files(self, keys: Iterable[str]) -> None:
         """Deletes shards whose receipts are gone; one that stays is an orphan."""
@@ -236,7 +227,7 @@ class Ledger:
     def _discard(self, key: str) -> bool:
         """Deletes what no receipt names; False where the store refuses, which costs room only."""
         try:
-            self._store.delete(key)
+            self.store.delete(key)
         except StoreError as error:
             logger.warning("an orphan stays, no reader of receipts sees it: %s", error)
             return False
@@ -255,13 +246,13 @@ class Ledger:
         shard = encode_shard(table, uncompressed=uncompressed)
         key = f"{folder}/round={round_index}/{unit_id}-{shard.sha256[:16]}.parquet"
         # Where an attempt before this one got as far as here, look: a receipt vouches for ever.
-        while not self._store.put_if_absent(key, shard.data):
+        while not self.store.put_if_absent(key, shard.data):
             try:
-                data = self._store.read(key)
+                data = self.store.read(key)
             except FileNotFoundError:
                 continue  # an attempt with equal rows has lost and removed them: so will this one
             if hashlib.sha256(data).hexdigest() != shard.sha256:
-                raise CommitError(f"{key} in {self._store.uri} does not hold what its name says")
+                raise CommitError(f"{key} in {self.store.uri} does not hold what its name says")
             break
         return ShardRef(
             file=key,
@@ -272,11 +263,11 @@ class Ledger:
 
     def _settle(self, receipt: Receipt) -> Commit:
         key = _receipt_key(receipt.unit_id, receipt.round_index)
-        if self._store.put_if_absent(key, receipt.to_json()):
+        if self.store.put_if_absent(key, receipt.to_json()):
             return Commit(receipt=receipt, is_winner=True)
         winner = self.receipt(receipt.unit_id, receipt.round_index)
         if winner is None:
-            raise CommitError(f"{key} in {self._store.uri} was there and is gone")
+            raise CommitError(f"{key} in {self.store.uri} was there and is gone")
         # Equal means that our own put took effect although something on the way repeated it.
         is_winner = winner == receipt
         if not is_winner:
@@ -288,9 +279,11 @@ class Ledger:
 
 
 def plan_next_rounds(
-    committed: Iterable[tuple[str, int]], unit_ids: Collection[str]
+    committed: Iterable[tuple[str, int]], unit_ids: Iterable[str], first_round: int = 0
 ) -> dict[str, int]:
     """The first round that each unit has no receipt for; other units do not count.
+
+    `first_round` is the one that these units begin with.
 
     Raises:
         CommitError: a unit has a receipt for a round after one it has none for.
@@ -300,13 +293,14 @@ def plan_next_rounds(
         if unit_id in done:
             done[unit_id].add(round_index)
     for unit_id, rounds in done.items():
-        missing = sorted(set(range(max(rounds, default=-1))) - rounds)
+        missing = sorted(set(range(first_round, max(rounds, default=-1))) - rounds)
         if missing:
             raise CommitError(
                 f"unit {unit_id} has a receipt for round {max(rounds)} but none for {missing}: "
-                "receipts were removed by hand; remove the later ones too, or use another output"
+                "receipts were removed by hand. `pairloom verify` says what else is damaged, "
+                "`pairloom repair` makes it again"
             )
-    return {unit_id: len(rounds) for unit_id, rounds in done.items()}
+    return {unit_id: first_round + len(rounds) for unit_id, rounds in done.items()}
 
 
 def _parse_keys(keys: Iterable[str]) -> Iterable[tuple[str, int]]:

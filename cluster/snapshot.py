@@ -97,6 +97,14 @@ class Snapshot:
             raise self._failure("read", error) from None
         return {(match[2], int(match[1])) for match in found if match}
 
+    def names_more_than(self, receipts: Iterable[Receipt]) -> bool:
+        """Whether the log names a file that none of `receipts` vouches for."""
+        vouched = {_path(one.data.file) for one in receipts if one.data is not None}
+        try:
+            return not _paths(self._latest()) <= vouched
+        except (DeltaError, OSError) as error:
+            raise self._failure("read", error) from None
+
     def remove_missing(self) -> list[str]:
         """Makes the log drop files that are gone, and returns their keys in the store."""
         try:

@@ -170,12 +170,15 @@ def _finish(attempt: Attempt, work: Work, loads: dict[str, int]) -> Totals:
         ended_at=time.time(),
     )
     attempt.snapshot.fold(receipts)
-    # Every (unit, round) has its receipt now, so that a file without one can never get one: it was
-    # left by a kill between its two writes. Readers that glob data/ would count its rows twice.
-    removed = attempt.ledger.remove_orphans()
+    # Left by a kill between the two writes of a commit. Readers that glob data/ would count their
+    # rows twice.
+    removed = attempt.ledger.remove_orphans(receipts)
     if removed:
         logger.info("%d files of killed attempts, never committed, were removed", len(removed))
-        attempt.snapshot.remove_missing()  # a receipt that was taken back had had its file folded
+    # Of a receipt that was taken back the file had been folded: readers would look for it for ever.
+    # Not only after a removal: a repair that was killed may have done that much.
+    if attempt.snapshot.names_more_than(receipts):
+        attempt.snapshot.remove_missing()
     return totals
 
 

@@ -36,7 +36,8 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from actors.records import PAIR_SCHEMA
-from cluster.ledger import Counts, Ledger
+from cluster.ledger import Ledger
+from cluster.receipts import Counts
 from cluster.session import SessionConfig, session
 from cluster.snapshot import Snapshot
 from cluster.storage import open_store

@@ -15,7 +15,8 @@ import pytest
 from deltalake import DeltaTable
 
 from cluster.errors import StoreError
-from cluster.ledger import Commit, Counts, Ledger
+from cluster.ledger import Commit, Ledger
+from cluster.receipts import Counts
 from cluster.snapshot import Snapshot
 from cluster.storage import Store, open_store
 from tests.conftest import S3Server
@@ -160,6 +161,17 @@ def test_files_that_are_gone_leave_the_log_and_come_back_with_their_receipts(
     assert snapshot.fold(ledger.receipts()) == 1
     assert lost.file in _files(_open(store_uri))
     assert len(_ids(_open(store_uri))) == 9
+
+
+def test_a_log_that_names_what_no_receipt_vouches_for_says_so(store_uri: str) -> None:
+    store, ledger, snapshot = _new(store_uri)
+    receipts = [_commit(ledger, f"u{n}").receipt for n in range(2)]
+    assert not snapshot.names_more_than([])
+    snapshot.fold(receipts)
+    assert not snapshot.names_more_than(receipts)
+    assert snapshot.names_more_than(receipts[:1])
+    later = _commit(ledger, "u2").receipt
+    assert not snapshot.names_more_than([*receipts, later]), "what is yet to be folded is no more"
 
 
 def test_racing_folders_name_every_file_once(store_uri: str) -> None:

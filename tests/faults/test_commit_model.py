@@ -34,6 +34,8 @@ from cluster.storage import Store
 logger = logging.getLogger(__name__)
 
 UNITS, NUM_ROUNDS = ("u0", "u1", "u2"), 3
+# Begun when all units are done, by attempts that nobody else knows of.
+REPLAYS = ("replay0", "replay1")
 # Two attempts of one name write equal rows, as a deterministic model would.
 NAMES = ("a", "b", "c")
 MAX_AWAKE = 6
@@ -51,6 +53,7 @@ class CommitMachine(RuleBasedStateMachine):
         self.memory = MemoryStore(is_conditional=type(self).is_conditional)
         self.ledger = Ledger(self.memory, "f", versions={})
         self.attempts: list[Attempt] = []
+        self.replays = set[str]()  # as far as they were begun
         self.committed: dict[str, bytes] = {}  # receipts, as each was first seen
 
     def __init_subclass__(cls) -> None:
@@ -61,6 +64,17 @@ class CommitMachine(RuleBasedStateMachine):
     def start(self, unit: str, name: str, stale_by: int) -> None:
         """An attempt plans, from a listing that may be old, and stops before its first call."""
         self.num["steps"] += 1
+        self._start(unit, name, stale_by)
+
+    @precondition(lambda self: self.is_all_committed())
+    @rule(unit=st.sampled_from(REPLAYS), name=st.sampled_from(NAMES))
+    def start_a_replay(self, unit: str, name: str) -> None:
+        """Likewise, at a unit that is not among those that a run slices from its seeds."""
+        self.num["steps"] += 1
+        self.replays.add(unit)
+        self._start(unit, name, 0)
+
+    def _start(self, unit: str, name: str, stale_by: int) -> None:
         if len(self.attempts) >= MAX_AWAKE:
             self.attempts.pop(0).advance("crash before")
         self.memory.stale_by = stale_by
@@ -90,13 +104,19 @@ class CommitMachine(RuleBasedStateMachine):
                 self._advance(self.attempts.index(attempt), "ok")
                 self.look()
 
-    @precondition(lambda self: len(self.committed) == len(UNITS) * NUM_ROUNDS)
+    @precondition(lambda self: self.is_all_committed())
     @rule()
     def collect_orphans(self) -> None:
-        """The end of a run, while zombies are still about."""
+        """The end of a run, while zombies are still about, and replays under way."""
         self.num["steps"] += 1
         self.num["collections beside zombies"] += bool(self.attempts)
-        self.ledger.remove_orphans()
+        self.num["collections beside replays"] += bool(self.attempts and self.replays)
+        self.ledger.remove_orphans(self.ledger.receipts())
+
+    def is_all_committed(self) -> bool:
+        """Every round of every unit of the run; replays do not count."""
+        num_done = sum(key.split("/")[1] in UNITS for key in self.committed)
+        return num_done == len(UNITS) * NUM_ROUNDS
 
     def _advance(self, which: int, outcome: str) -> None:
         attempt = self.attempts[which % len(self.attempts)]
@@ -131,16 +151,18 @@ class CommitMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """A clean resume finishes the run; zombies that wake after it change nothing."""
         self.num["commits before the resume"] += len(self.committed)
-        for unit, first_round in self.ledger.next_rounds(UNITS).items():
+        units = [*UNITS, *sorted(self.replays)]
+        for unit, first_round in self.ledger.next_rounds(units).items():
             grow_unit(self.ledger, unit, NUM_ROUNDS, "resumed", first_round=first_round)
             self.look()
         while self.attempts:
             self._advance(0, "ok")
             self.look()
-        self.ledger.remove_orphans()
-        assert self.ledger.next_rounds(UNITS) == dict.fromkeys(UNITS, NUM_ROUNDS)
-        assert check_run(self.memory.objects, UNITS, NUM_ROUNDS) == []
+        self.ledger.remove_orphans(self.ledger.receipts())
+        assert self.ledger.next_rounds(units) == dict.fromkeys(units, NUM_ROUNDS)
+        assert check_run(self.memory.objects, units, NUM_ROUNDS) == []
         self.num["runs"] += 1
+        self.num["units"] += len(units)
 
 
 def _run(machine: type[CommitMachine], max_examples: int, phases: tuple[Phase, ...]) -> None:
@@ -171,10 +193,11 @@ def test_no_interleaving_breaks_the_commit_layer(max_examples: int, min_steps: i
     _run(Machine, max_examples, (Phase.generate, Phase.shrink))
     logger.info("%s", dict(Machine.num))
     assert Machine.num["steps"] >= min_steps
-    assert Machine.num["commits"] == Machine.num["runs"] * len(UNITS) * NUM_ROUNDS
+    assert Machine.num["commits"] == Machine.num["units"] * NUM_ROUNDS
     # Not an idle exercise: most commits are made in the thick of it, every outcome comes up often.
     assert Machine.num["commits before the resume"] > Machine.num["commits"] / 4
     assert Machine.num["collections beside zombies"] > 0
+    assert Machine.num["collections beside replays"] > 0
     for outcome in OUTCOMES:
         assert Machine.num[outcome] > min_steps / 1_000
 

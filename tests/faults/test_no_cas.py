@@ -10,7 +10,8 @@ import pytest
 from s3_servers import S3Server
 
 from cluster.errors import ConditionalPutUnsupportedError
-from cluster.ledger import Counts, Ledger
+from cluster.ledger import Ledger
+from cluster.receipts import Counts
 from cluster.storage import SingleWriterStore, open_store
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ import pyarrow as pa
 from grow import chain_ids, grow_unit
 
 from cluster.errors import StoreError
-from cluster.ledger import Ledger, open_run
+from cluster.ledger import Ledger
+from cluster.run_record import open_run
 from cluster.shards import encode_shard
 from cluster.storage import Store, open_store
 
@@ -83,7 +84,7 @@ def run_attempt(store: Store, name: str, *, is_zombie: bool = False) -> None:
     plan = dict.fromkeys(UNITS, 0) if is_zombie else ledger.next_rounds(UNITS)
     for unit_id, first_round in plan.items():
         grow_unit(ledger, unit_id, NUM_ROUNDS, name, first_round=first_round)
-    ledger.remove_orphans()
+    ledger.remove_orphans(ledger.receipts())
 
 
 def crash_attempt(

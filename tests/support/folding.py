@@ -14,8 +14,8 @@ from multiprocessing.context import ForkServerProcess
 
 import pyarrow as pa
 
-from cluster.ledger import Counts, Ledger
-from cluster.receipts import Receipt
+from cluster.ledger import Ledger
+from cluster.receipts import Counts, Receipt
 from cluster.snapshot import Snapshot
 from cluster.storage import Store, open_store
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.ledger import Counts, Ledger
+from cluster.ledger import Ledger
+from cluster.receipts import Counts
 
 NUM_CHAINS = 4
 FAILS_IN_ROUND = 1
