@@ -164,7 +164,7 @@ def test_files_that_are_gone_leave_the_log_and_come_back_with_their_receipts(
 
 
 def test_a_log_that_names_what_no_receipt_vouches_for_says_so(store_uri: str) -> None:
-    store, ledger, snapshot = _new(store_uri)
+    _, ledger, snapshot = _new(store_uri)
     receipts = [_commit(ledger, f"u{n}").receipt for n in range(2)]
     assert not snapshot.names_more_than([])
     snapshot.fold(receipts)
