@@ -28,6 +28,9 @@ LOCAL_ENVIRONMENT: Mapping[str, str] = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 
+# A socket's path has 103 characters on macOS, 107 on Linux; Ray's own part of it takes 69.
+_MAX_FOLDER_CHARS = 34
+
 
 def auth_mode() -> str:
     """What the user says, else `token`. Ray itself takes every other word for `disabled`.
@@ -78,8 +81,13 @@ def _create(path: Path) -> None:
 
 
 def private_folder() -> Path:
-    """Where a local Ray keeps its sessions: it opens its own folders to everybody, so one above."""
-    return Path(os.environ.get("TMPDIR") or "/tmp", f"pairloom-{os.getuid()}")
+    """Where a local Ray keeps its sessions: it opens its own folders to everybody, so one above.
+
+    In TMPDIR, unless that is so long that the names of Ray's sockets there would not fit.
+    """
+    name = f"pairloom-{os.getuid()}"
+    folder = Path(os.environ.get("TMPDIR") or "/tmp", name)
+    return folder if len(str(folder)) <= _MAX_FOLDER_CHARS else Path("/tmp", name)
 
 
 def guard_folder() -> None:

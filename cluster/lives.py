@@ -111,7 +111,15 @@ class Lives:
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)  # the loop itself keeps only a weak reference
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._end_task)
+
+    def _end_task(self, task: asyncio.Task[None]) -> None:
+        """An exception that nobody expected ends the pool: unheard, its senders wait for ever."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("pool %s: the dispatcher failed", self._name, exc_info=error)
+            what = f"the dispatcher of pool {self._name!r} failed with {type(error).__name__}"
+            self._on_failure(Outcome(error=f"{what}: {error}"))
 
     def note_death(self, slot: Slot, error: ReplicaDiedError) -> None:
         """Unreachable is as good as dead: never two replicas on one batch."""

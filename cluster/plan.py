@@ -14,16 +14,17 @@ from dataclasses import dataclass, field
 
 # Two units wait or run at each stage when the pools keep up.
 UNITS_IN_FLIGHT_A_STAGE = 2
-# Stages and reads ask for .01 CPU each: a run whose replicas filled the machine to the last CPU
-# waited for ever, its models loaded, because no stage could be placed.
-CPUS_FOR_STAGES = 0.2
 # Ray counts resources in ten-thousandths.
 _ROUNDING = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What one pool asks for: so many replicas, each with its share of one node."""
+    """What one pool asks for: so many replicas, each with its share of one node.
+
+    The stages are one more: a run whose replicas filled the machine to the last CPU waited for
+    ever, its models loaded, because no stage could be placed.
+    """
 
     name: str
     num_replicas: int
@@ -98,8 +99,7 @@ def check_fits(demands: Sequence[Demand], nodes: Sequence[Node], *, can_autoscal
     """Refuses pools that would wait for ever: largest replica first, first node with room.
 
     Raises:
-        ValueError: a replica has no place, or the stages have none beside the replicas, and
-            nothing will bring more.
+        ValueError: a replica has no place, and nothing will bring more.
     """
     if can_autoscale or not demands:
         return
@@ -111,23 +111,16 @@ def check_fits(demands: Sequence[Demand], nodes: Sequence[Node], *, can_autoscal
             num_placed += 1
         if num_placed < demand.num_replicas:
             problem = (
-                f"pool {demand.name!r} finds room for {num_placed} of its {demand.num_replicas} "
-                "replicas (each on one node, a fraction of a GPU on one GPU)"
+                f"{demand.name} finds room for {num_placed} of {demand.num_replicas} "
+                "(each on one node, a fraction of a GPU on one GPU)"
             )
             break
-    num_cpus_left = sum(room.num_cpus for room in rooms)
-    if not problem and num_cpus_left + _ROUNDING < CPUS_FOR_STAGES:
-        names = ", ".join(repr(demand.name) for demand in demands)
-        problem = (
-            f"pools {names} leave {max(num_cpus_left, 0):g} CPUs for the stages, which need "
-            f"{CPUS_FOR_STAGES:g}"
-        )
     if problem:
         num_cpus = sum(one.num_replicas * one.num_cpus for one in demands)
         num_gpus = sum(one.num_replicas * one.num_gpus for one in demands)
         each = ", ".join(f"{one.name} {one.num_replicas} x ({_amounts(one)})" for one in demands)
         raise ValueError(
-            f"the pools ask for {num_gpus:g} GPUs, {num_cpus:g} CPUs ({each}), and "
+            f"the run asks for {num_gpus:g} GPUs, {num_cpus:g} CPUs ({each}), and "
             f"{_describe_nodes(nodes)}: {problem}. Lower num_replicas, num_gpus or num_cpus of "
             "a pool (fractions let replicas share a GPU or a CPU), or set "
             "cluster.can_autoscale=true if a cluster brings nodes on demand"

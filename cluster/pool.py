@@ -21,6 +21,7 @@ from cluster.dispatch import BatchFunction, Poison, PoolConfig, PoolStats, Row, 
 from cluster.dispatcher import Dispatcher
 from cluster.errors import DrainingError, ModelLoadError, PoolError
 from cluster.lives import ReplicaDiedError, RowsLostError
+from cluster.placement import on_node
 from cluster.replica import CallStatus, Replica
 from cluster.senders import Outcome
 
@@ -134,12 +135,6 @@ class Pool:
 def start_pool(name: str, factory: Callable[[], BatchFunction], config: PoolConfig) -> Pool:
     """Starts a pool and returns at once; meanwhile each replica calls `factory` in its process."""
     ray = _ray()
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    # Beside the driver, whose death ends the run anyway: no spot node takes the dispatcher along.
-    beside_driver = NodeAffinitySchedulingStrategy(
-        ray.get_runtime_context().get_node_id(), soft=True
-    )
     dispatcher = (
         ray.remote(_DispatcherActor)
         .options(
@@ -147,7 +142,7 @@ def start_pool(name: str, factory: Callable[[], BatchFunction], config: PoolConf
             max_concurrency=MAX_WAITING,
             max_restarts=0,
             max_task_retries=0,
-            scheduling_strategy=beside_driver,
+            **on_node(ray.get_runtime_context().get_node_id()),
         )
         # Pickled here, unpickled in replicas only: the dispatcher needs no model packages.
         .remote(name, config, ray.cloudpickle.dumps(factory))

@@ -12,7 +12,7 @@ and one repeated by a retried stage is counted twice.
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -23,6 +23,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from cluster.placement import on_node
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +40,6 @@ class StageCount:
 
     num_rows: int = 0
     num_errors: int = 0
-    seconds: float = 0.0
-
-    def plus(self, num_rows: int, num_errors: int, seconds: float) -> "StageCount":
-        return StageCount(
-            self.num_rows + num_rows, self.num_errors + num_errors, self.seconds + seconds
-        )
 
 
 @dataclass(frozen=True)
@@ -52,9 +48,13 @@ class Board:
 
     _actor: Any = field(repr=False)
 
-    def add(self, stage: str, num_rows: int, num_errors: int = 0, seconds: float = 0.0) -> None:
-        """Counts, and returns before the board has heard of it."""
-        self._actor.add.remote(stage, num_rows, num_errors, seconds)
+    async def begin(self, stage: str, unit_id: str) -> int:
+        """Counts the tries of a unit at a stage, this one included, since it last got through."""
+        return await self._actor.begin.remote(stage, unit_id)
+
+    def add(self, stage: str, num_rows: int, num_errors: int = 0, unit_id: str = "") -> None:
+        """Counts what got through, and returns before the board has heard of it."""
+        self._actor.add.remote(stage, num_rows, num_errors, unit_id)
 
     def snapshot(self, timeout_s: float = 10.0) -> dict[str, StageCount]:
         import ray
@@ -71,24 +71,28 @@ class Board:
 def start_board() -> Board:
     """A board beside the driver; it ends with the driver or by `close`."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    node_id = ray.get_runtime_context().get_node_id()
-    beside_driver = NodeAffinitySchedulingStrategy(node_id, soft=True)
+    beside_driver = on_node(ray.get_runtime_context().get_node_id())
     board_class: Any = ray.remote(_BoardActor)
-    return Board(board_class.options(num_cpus=0, scheduling_strategy=beside_driver).remote())
+    return Board(board_class.options(num_cpus=0, **beside_driver).remote())
 
 
 class _BoardActor:
     def __init__(self) -> None:
         self._counts: dict[str, StageCount] = {}
+        self._tries: Counter[tuple[str, str]] = Counter()
 
     def __repr__(self) -> str:
         return "board"
 
-    async def add(self, stage: str, num_rows: int, num_errors: int, seconds: float) -> None:
+    async def begin(self, stage: str, unit_id: str) -> int:
+        self._tries[stage, unit_id] += 1
+        return self._tries[stage, unit_id]
+
+    async def add(self, stage: str, num_rows: int, num_errors: int, unit_id: str) -> None:
+        self._tries.pop((stage, unit_id), None)
         before = self._counts.get(stage, StageCount())
-        self._counts[stage] = before.plus(num_rows, num_errors, seconds)
+        self._counts[stage] = StageCount(before.num_rows + num_rows, before.num_errors + num_errors)
 
     async def snapshot(self) -> dict[str, StageCount]:
         return dict(self._counts)

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pyarrow as pa
@@ -28,7 +27,7 @@ from actors.records import (
     derive_unit_id,
     is_replay,
 )
-from cluster.errors import DrainingError
+from cluster.errors import DrainingError, PairloomError
 from cluster.ledger import Counts, Ledger
 from cluster.pool import Poison
 from cluster.telemetry import Board
@@ -38,16 +37,13 @@ if TYPE_CHECKING:  # 1.5 s to import, which `pairloom plan` does not have
 
 # A stage needs next to no CPU: it awaits a pool. A whole CPU each would starve the models.
 STAGE_CPUS = 0.01
+# Times that one unit may be begun at one stage. Ray Data repeats a task whose process died without
+# end (its parameter for that goes in Ray 2.64): a unit whose shard is too large for the memory
+# would be drawn again and again, at full price.
+MAX_TRIES = 10
 
 # A unit that is due at this round passes all stages: it waits for the next attempt.
 PARKED = 2**31 - 1
-# What a row that a pool gave up on is called in the ledger.
-_POISON_REASONS = {
-    "replica_died": Reason.REPLICA_DIED,
-    "call_timeout": Reason.CALL_TIMEOUT,
-    "engine_dead": Reason.ENGINE_DEAD,
-    "wrong_row_count": Reason.WRONG_ROW_COUNT,
-}
 
 Work = Callable[[list[Row]], Awaitable[list[Row]]]
 
@@ -77,6 +73,11 @@ class StagesConfig:
             )
 
 
+def least_processes(config: StagesConfig, num_stages: int) -> int:
+    """Without so many at once the stages, and the reads before them, get nothing done."""
+    return 1 + (num_stages if config.kind == "actor" else 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One stage of one round: what it does to the chains of a unit, and how it is run and named."""
@@ -96,12 +97,10 @@ class Stage:
         """Appends this stage to the dataset."""
         from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-        is_actor = self.config.kind == "actor"
-        fn, compute = (
-            (_as_actor(self), ActorPoolStrategy(size=1))
-            if is_actor
-            else (_as_task(self), TaskPoolStrategy(self.config.num_units_in_flight))
-        )
+        if self.config.kind == "actor":
+            fn, compute = _as_actor(self), ActorPoolStrategy(size=1)
+        else:
+            fn, compute = _as_task(self), TaskPoolStrategy(self.config.num_units_in_flight)
         return chains.map_batches(
             fn,
             batch_size=None,
@@ -117,20 +116,31 @@ class Stage:
 
         A unit that a draining pool turns away is parked: it passes the stages that follow, so that
         the dataset comes to its end and the units under way to their commits.
+
+        Raises:
+            PairloomError: the process at this unit was lost `MAX_TRIES` times.
         """
         rows = block.to_pylist()
         check_whole(rows, self.name)
         if rows[0]["next_round"] > self.round_index:
             return block
-        started = perf_counter()
+        await self._begin(rows[0]["unit_id"])
         try:
             done = await self.work([dict(row) for row in rows])
         except DrainingError:
             return pa.Table.from_pylist([park(row) for row in rows], schema=CHAIN_SCHEMA)
         if self.board is not None:
             num_errors = count_new_errors(rows, done)
-            self.board.add(self.name, len(done), num_errors, perf_counter() - started)
+            self.board.add(self.name, len(done), num_errors, rows[0]["unit_id"])
         return pa.Table.from_pylist(done, schema=CHAIN_SCHEMA)
+
+    async def _begin(self, unit_id: str) -> None:
+        if self.board is not None and await self.board.begin(self.name, unit_id) > MAX_TRIES:
+            raise PairloomError(
+                f"stage {self.name} lost its process {MAX_TRIES} times at unit {unit_id}: look in "
+                "the logs for what ends it (a crash, or memory: then lower unit_size); what is "
+                "committed stays"
+            )
 
 
 def park(row: Row) -> Row:
@@ -196,7 +206,7 @@ async def _run_live(pool: RowPool, rows: list[Row], verb: str) -> list[Row]:
 def _settle(row: Row, answer: Row | Poison, verb: str) -> Row:
     """The row as the pool left it, told which stage it failed at, if it failed."""
     if isinstance(answer, Poison):
-        error = RowError(_POISON_REASONS[answer.kind], answer.message)
+        error = RowError(Reason(answer.kind), answer.message)
         answer = row | {"error": error.to_error(), "error_attempts": answer.attempts}
     return answer | {"error_stage": verb} if answer["error"] else answer
 

@@ -90,6 +90,7 @@ def test_the_two_tasks_of_a_language_model_differ_in_their_defaults_alone() -> N
         "instruction_id",
         "instruction",
         "max_chars",
+        "has_text_rules",
     }
     assert (TextToTextConfig().temperature, ImageToTextConfig().temperature) == (1.0, 0.0)
 

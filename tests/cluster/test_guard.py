@@ -16,6 +16,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(key, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("cluster.guard._MAX_FOLDER_CHARS", 200)
     monkeypatch.setenv("RAY_TMPDIR", str(private_folder()))
     return tmp_path
 
@@ -117,3 +118,12 @@ def test_a_folder_of_the_users_own_is_left_alone(
     monkeypatch.setenv("RAY_TMPDIR", str(home / "ray"))
     guard_folder()
     assert list(home.iterdir()) == []
+
+
+def test_a_long_tmpdir_leaves_room_for_the_names_of_sockets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TMPDIR", "/var/folders/zz/zyxvpxvq6csfxvn_n0000000000000/T")
+    assert str(private_folder()).startswith("/tmp/pairloom-")
+    monkeypatch.setenv("TMPDIR", "/scratch/me")
+    assert str(private_folder()).startswith("/scratch/me/pairloom-")

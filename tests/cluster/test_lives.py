@@ -74,6 +74,14 @@ async def test_replacement_that_fails_to_load_is_one_more_death() -> None:
 
 
 @in_loop
+async def test_what_nobody_expected_ends_the_pool_with_its_words() -> None:
+    pool = FakePool()
+    pool.load_errors = [RuntimeError("panicked at library.rs")]
+    (outcome,) = await asyncio.wait_for(pool.run([1]), 5)
+    assert "the dispatcher of pool 'generator' failed with RuntimeError: panicked" in outcome.error
+
+
+@in_loop
 async def test_load_past_its_time_is_a_death() -> None:
     pool = FakePool(load_timeout_s=0.02, max_restarts=0)
     pool.load_seconds = {0: 60.0}

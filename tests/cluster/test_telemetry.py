@@ -77,7 +77,7 @@ def test_eta_is_none_until_known_and_zero_when_done() -> None:
 def test_tracker_has_a_line_for_each_stage_and_sums_the_pairs() -> None:
     tracker = Tracker(TOTALS, PAIRS)
     counts = {
-        "draw[r0]": StageCount(64, 1, 3.0),
+        "draw[r0]": StageCount(64, 1),
         "record[r0]": StageCount(32, 1),
         "record[r1]": StageCount(8),
     }
@@ -161,13 +161,13 @@ def test_progress_on_a_terminal_draws_bars_to_the_end() -> None:
 def test_board_keeps_stages_apart() -> None:
     async def add() -> dict[str, StageCount]:
         board = _BoardActor()
-        await board.add("draw[r0]", 8, 0, 1.0)
-        await board.add("draw[r1]", 8, 2, 1.0)
-        await board.add("draw[r1]", 8, 1, 1.0)
+        await board.add("draw[r0]", 8, 0, "")
+        await board.add("draw[r1]", 8, 2, "")
+        await board.add("draw[r1]", 8, 1, "")
         return await board.snapshot()
 
     counts = asyncio.run(add())
-    assert counts == {"draw[r0]": StageCount(8, 0, 1.0), "draw[r1]": StageCount(16, 3, 2.0)}
+    assert counts == {"draw[r0]": StageCount(8, 0), "draw[r1]": StageCount(16, 3)}
 
 
 def test_board_sums_what_tasks_add(local_ray: SessionInfo) -> None:
@@ -175,11 +175,11 @@ def test_board_sums_what_tasks_add(local_ray: SessionInfo) -> None:
 
     @ray.remote(num_cpus=0)
     def stage(board: Board, index: int) -> None:
-        board.add("draw[r0]", 8, num_errors=index, seconds=0.5)
+        board.add("draw[r0]", 8, num_errors=index)
 
     ray.get([stage.remote(board, index) for index in range(3)])
     deadline_s = time.monotonic() + 10
-    while board.snapshot().get("draw[r0]") != StageCount(24, 3, 1.5):
+    while board.snapshot().get("draw[r0]") != StageCount(24, 3):
         assert time.monotonic() < deadline_s, board.snapshot()
         time.sleep(0.02)
     board.close()

@@ -41,8 +41,9 @@ def test_a_poison_row_is_one_dead_letter_and_its_neighbours_are_committed(
     assert dead["stage"] == ("draw" if model == "generator" else "describe")
     if reason in ("replica_died", "call_timeout", "engine_dead"):
         assert dead["attempts"] == 3
-        # The poison row's own two lives and the one it fell in with its batch.
-        assert totals.model_loads[model] == 4
+        # The poison row's own two lives and the one it fell in with its batch; one more where the
+        # answer before it was lost with the process, which is then charged for that one first.
+        assert totals.model_loads[model] in (4, 5)
     report = verify_run(config.output)
     assert report.is_sound, report.findings
     assert report.is_finished

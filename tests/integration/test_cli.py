@@ -168,7 +168,7 @@ def test_plan_answers_without_torch_or_a_running_ray() -> None:
         (["output=/proc/nowhere/run"], ["/proc/nowhere/run", "cannot be written"]),
         (["output=s3://no-such-bucket-here/run"], ["s3://no-such-bucket-here/run"]),
         (["output=ftp://x/y"], ["ftp://x/y", "s3://"]),
-        (["pools.generator.num_gpus=1"], ["ask for 1 GPU", "has 0"]),
+        (["pools.generator.num_gpus=1"], ["asks for 1 GPU", "has 0"]),
         (["pools.generator.batch_size=0"], ["batch_size", "at least 1"]),
         (["cluster.address=127.0.0.1:1"], ["127.0.0.1:1"]),
     ],

@@ -4,9 +4,11 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from runs import MakeConfig, read_dead_letters, read_log, read_pairs
+from safetensors.numpy import save_file
 
 from actors.backends.simulated import caption_of, read_prompt
 from cluster.errors import ModelLoadError, PoolError, RunMismatchError
@@ -169,7 +171,7 @@ def test_a_model_that_cannot_load_ends_the_run_with_its_own_words(
 ) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "x.safetensors").write_bytes(b"not weights")
+    save_file({"x": np.zeros(1, dtype=np.float32)}, folder / "x.safetensors")
     words = ["generator.backend=sdxl", f"generator.model={folder}"]
     with pytest.raises(ModelLoadError, match="model_index"):
         run(make_config(*words))

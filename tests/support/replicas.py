@@ -18,7 +18,7 @@ class FakeReplica:
     """A process that answers as the test says, one call at a time, until it is killed."""
 
     def __init__(
-        self, index: int, answer: Answer, load_error: str, load_s: float, start_s: float
+        self, index: int, answer: Answer, load_error: str | Exception, load_s: float, start_s: float
     ) -> None:
         self.index = index
         self.calls: list[Any] = []
@@ -38,6 +38,8 @@ class FakeReplica:
 
     async def load(self) -> str:
         await self.until_dead(asyncio.sleep(self._load_s))
+        if isinstance(self._load_error, Exception):
+            raise self._load_error
         return self._load_error
 
     async def call(self, rows: Any, first: int, last: int) -> tuple[CallStatus, Any]:
@@ -81,7 +83,7 @@ class FakePool:
 
     def __init__(self, answer: Answer = echo, /, **config: Any) -> None:
         self.replicas: list[FakeReplica] = []
-        self.load_errors: list[str] = []
+        self.load_errors: list[str | Exception] = []
         self.load_seconds: dict[int, float] = {}
         self.start_seconds: dict[int, float] = {}
         self.node_ids: dict[int, str] = {}
