@@ -47,18 +47,17 @@ def prepare(config: SynergyConfig) -> Attempt:
         generator = threads.submit(config.generator.identity)
         models = Models(generator=generator.result(), captioner=config.captioner.identity())
         probe.result()
+    found = seed_tables.find_table(store)
     if config.seeds.path is not None:
-        table = seed_tables.read_table(config.seeds, config.run_seed)
+        table = seed_tables.read_table(config.seeds, config.run_seed, found)
         identity = seed_tables.table_identity(table)
     else:
-        table = None
+        table = found
         identity = seed_tables.author_identity(config.seeds, config.seeds.author.model.identity())
     fields = fingerprint_fields(config, models, identity)
     ledger = Ledger(store, _claim(store, config, fields))
-    if table is not None:
+    if table is not None and table is not found:
         table = seed_tables.commit_table(store, table)
-    else:
-        table = seed_tables.find_table(store)
     return Attempt(
         config=config,
         models=models,

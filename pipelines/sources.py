@@ -67,11 +67,11 @@ class RawSeed:
     has_column: bool | None = None  # None where there is no row to look into
 
 
-def read_seeds(config: SeedsConfig) -> list[RawSeed]:
-    """Reads the file that `config.path` names.
+def read_file(config: SeedsConfig) -> bytes:
+    """The bytes of the file that `config.path` names.
 
     Raises:
-        ValueError: the file is missing, unreadable or empty, or has no such column.
+        ValueError: the file is missing or out of reach.
     """
     assert config.path is not None
     folder, _, name = config.path.rpartition("/")
@@ -79,11 +79,21 @@ def read_seeds(config: SeedsConfig) -> list[RawSeed]:
         store = open_store(
             folder or ("." if name == config.path else "/"), retry_timeout_s=READ_TIMEOUT_S
         )
-        data = store.read(name)
+        return store.read(name)
     except (FileNotFoundError, StoreError, OSError) as error:
         raise ValueError(
             f"field 'seeds.path' is {config.path!r}: cannot be read: {error}"
         ) from None
+
+
+def parse_seeds(config: SeedsConfig, data: bytes) -> list[RawSeed]:
+    """The seeds in the bytes of a seed file, as its suffix says how to read it.
+
+    Raises:
+        ValueError: it is unreadable or empty, or has no such column.
+    """
+    assert config.path is not None
+    name = config.path.rpartition("/")[2]
     readers = {
         ".txt": _read_txt,
         ".jsonl": _read_jsonl,
@@ -93,7 +103,7 @@ def read_seeds(config: SeedsConfig) -> list[RawSeed]:
     reader = readers[PurePosixPath(name).suffix]
     try:
         seeds = list(reader(data, config.column, name))
-    except (pa.ArrowException, csv.Error, OSError) as error:
+    except (pa.ArrowException, csv.Error, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"field 'seeds.path' is {config.path!r}: not readable: {error}") from None
     if not seeds:
         raise ValueError(f"field 'seeds.path' is {config.path!r}: holds no seeds")

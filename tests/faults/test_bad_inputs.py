@@ -28,7 +28,7 @@ from actors.reasons import Reason, RowError
 from actors.records import CHAIN_SCHEMA, SEED_SCHEMA, Row
 from actors.text_to_image import TextToImage, TextToImageConfig
 from actors.text_to_text import TextToText, TextToTextConfig
-from pipelines.sources import SeedsConfig, read_seeds, to_seed_table
+from pipelines.sources import SeedsConfig, parse_seeds, read_file, to_seed_table
 
 CODES = set(Reason)
 
@@ -162,7 +162,8 @@ REFUSED_FILES: dict[str, bytes] = {
 
 def _table(path: Path) -> list[Row]:
     config = SeedsConfig(path=str(path))
-    table = to_seed_table(read_seeds(config), run_seed=0, max_chars=config.max_chars)
+    seeds = parse_seeds(config, read_file(config))
+    table = to_seed_table(seeds, run_seed=0, max_chars=config.max_chars)
     pq.write_table(table, pa.BufferOutputStream())
     return table.to_pylist()
 

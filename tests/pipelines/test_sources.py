@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.sources import RawSeed, SeedsConfig, count_problems, read_seeds, to_seed_table
+from pipelines.sources import (
+    RawSeed,
+    SeedsConfig,
+    count_problems,
+    parse_seeds,
+    read_file,
+    to_seed_table,
+)
 
 GOOD = ["a red star", "a blue square", "ein gr\u00fcner Kreis"]
 
@@ -29,7 +36,9 @@ def _write(folder: Path, suffix: str, seeds: list[str] = GOOD) -> Path:
 
 
 def _table(config: SeedsConfig, run_seed: int = 0) -> pa.Table:
-    return to_seed_table(read_seeds(config), run_seed=run_seed, max_chars=config.max_chars)
+    return to_seed_table(
+        parse_seeds(config, read_file(config)), run_seed=run_seed, max_chars=config.max_chars
+    )
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv", ".parquet"])
@@ -103,7 +112,7 @@ def test_odd_rows_cost_no_other_seed(tmp_path: Path) -> None:
     assert reasons == [None, "seed_empty", "seed_too_long", "seed_unreadable", None]
     path.write_bytes(b'seed\nfine\n"never closed\nmore\n')
     with pytest.raises(ValueError, match=r"s\.csv.*not readable"):
-        read_seeds(SeedsConfig(path=str(path)))
+        _table(SeedsConfig(path=str(path)))
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv", ".parquet"])
@@ -134,12 +143,12 @@ def test_a_file_without_seeds_is_refused(
     path = tmp_path / name
     path.write_bytes(data)
     with pytest.raises(ValueError, match=message):
-        read_seeds(SeedsConfig(path=str(path)))
+        _table(SeedsConfig(path=str(path)))
 
 
 def test_missing_file_and_unknown_suffix_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
-        read_seeds(SeedsConfig(path=str(tmp_path / "no.txt")))
+        read_file(SeedsConfig(path=str(tmp_path / "no.txt")))
     with pytest.raises(ValueError, match="must end in one of"):
         SeedsConfig(path="seeds.docx")
 
