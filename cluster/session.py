@@ -15,12 +15,12 @@ import contextlib
 import importlib
 import logging
 import os
+import signal
 import socket
 import sys
-import time
+import threading
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cluster.guard import (
@@ -31,14 +31,9 @@ from cluster.guard import (
     private_folder,
 )
 from cluster.plan import Demand, Node, check_fits
-from cluster.storage import LocalStore, open_store
 
 logger = logging.getLogger(__name__)
 
-# NFS clients may remember for seconds that a file was not there.
-VISIBLE_WITHIN_S = 5.0
-# For the answers of all nodes, a process started on each.
-NODES_ANSWER_WITHIN_S = 120.0
 # Set only where the user has not; read by Ray at import (DATA) or by the processes it starts.
 ENVIRONMENT: Mapping[str, str] = {
     # Workers start at niceness 15 by default: on a small busy machine they are starved of CPU.
@@ -133,74 +128,15 @@ def session(config: SessionConfig, *, demands: Sequence[Demand] = ()) -> Generat
         if address is None:
             planned = plan_session(config).nodes
             check_fits(demands, planned, can_autoscale=config.can_autoscale)
-        _connect(ray, config, address)
         try:
+            with _keep_sigterm(ray):
+                _connect(ray, config, address)
             info = _describe(ray, is_started_here=address is None)
             check_fits(demands, info.nodes, can_autoscale=config.can_autoscale)
             with _data_settings():
                 yield info
         finally:
             ray.shutdown()  # leaves a joined cluster, ends a started one
-
-
-def check_visible_everywhere(uri: str, key: str) -> None:
-    """Refuses an output folder that is not the same on all nodes which now could run a stage.
-
-    `key` is one that the driver has put there. Does nothing for object storage or on one node. A
-    node that does not answer is logged, not refused; one that joins later is not asked.
-
-    Raises:
-        ValueError: nodes do not see `key`; what they commit would stay with them.
-    """
-    ray: Any = importlib.import_module("ray")
-    strategies: Any = importlib.import_module("ray.util.scheduling_strategies")
-    store = open_store(uri)
-    nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
-    if len(nodes) < 2 or not isinstance(store, LocalStore):
-        return
-    path, wait_s = Path(store.uri, key), VISIBLE_WITHIN_S
-
-    def is_visible() -> bool:  # nested, so that it travels by value
-        deadline_s = time.monotonic() + wait_s
-        while not path.is_file() and time.monotonic() < deadline_s:
-            time.sleep(0.2)
-        return path.is_file()
-
-    answers = {
-        ray.remote(is_visible)
-        .options(
-            num_cpus=0,
-            max_retries=0,
-            scheduling_strategy=strategies.NodeAffinitySchedulingStrategy(node_id, soft=False),
-        )
-        .remote(): f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-        for node_id, node in nodes.items()
-        if node["Resources"].get("CPU")  # a head without CPUs runs no stage
-    }
-    if not answers:
-        return
-    done, silent = ray.wait([*answers], num_returns=len(answers), timeout=NODES_ANSWER_WITHIN_S)
-    for reference in silent:
-        logger.warning("node %s did not say whether it sees %s", answers[reference], path)
-    blind: list[str] = []
-    for reference in done:
-        try:
-            blind += [] if ray.get(reference) else [answers[reference]]
-        except ray.exceptions.RayError as error:
-            logger.warning("node %s could not look for %s: %s", answers[reference], path, error)
-    refuse_blind(store.uri, key, blind)
-
-
-def refuse_blind(folder: str, key: str, blind: Sequence[str]) -> None:
-    """`ValueError` that names the nodes which do not see `key`, if there are any."""
-    if not blind:
-        return
-    named = ", ".join(sorted(blind)[:10]) + (", ..." if len(blind) > 10 else "")
-    raise ValueError(
-        f"output {folder!r} is a local folder, and {len(blind)} nodes of the cluster do not see "
-        f"the {key} that was written there: {named}. Use object storage (s3://, gs://, az://) or "
-        "a folder that is mounted on every node at the same path"
-    )
 
 
 def unwrapped(error: BaseException) -> BaseException:
@@ -212,6 +148,25 @@ def unwrapped(error: BaseException) -> BaseException:
         # Ray Data appends a paragraph on its retries, which are off, to the message itself.
         cause.args = (cause.args[0].partition("\nFailed to apply UDF")[0], *cause.args[1:])
     return cause
+
+
+@contextlib.contextmanager
+def _keep_sigterm(ray: Any) -> Generator[None]:
+    """Ray's start takes SIGTERM twice: in Python, to exit with 15 and without a word, and in C++,
+    to dump the stack and abort 3 s later.
+
+    Its processes need neither: they die with the process that started them.
+    """
+    utils: Any = ray._private.utils
+    take = utils.set_sigterm_handler
+    before = signal.getsignal(signal.SIGTERM)
+    utils.set_sigterm_handler = lambda _: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = take
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -23,13 +23,17 @@ import logging
 import os
 import sys
 import textwrap
+import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from cluster.errors import PairloomError, StoppedError
+from pipelines.leaving import stop_on_signals
 
 if TYPE_CHECKING:
     from pipelines.run_totals import Totals
+
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,9 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "replay": _replay,
     }[arguments.verb]
     try:
-        return verb(arguments)
+        with stop_on_signals():
+            return verb(arguments)
     except ValueError as error:
-        return _fail("error", error, 2)
+        if _is_said_by_us(error):
+            return _fail("error", error, 2)
+        logger.exception("nobody expected this: please report it")
+        return _fail(type(error).__name__, error, 1)
     except StoppedError as error:
         return _fail("stopped", error, error.exit_code)
     except (PairloomError, OSError) as error:
@@ -63,6 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: what is committed stays; the same command goes on", file=sys.stderr)
         return 130
+
+
+def _is_said_by_us(error: Exception) -> bool:
+    """Whether our own code refused its input. From elsewhere a ValueError is a fault of ours, who
+    passed something on unchecked, or of a store."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    module: str = frame.f_globals.get("__name__", "")
+    return module.partition(".")[0] in ("cluster", "actors", "pipelines")
 
 
 class _CurrentStderr(logging.StreamHandler[TextIO]):

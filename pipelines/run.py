@@ -22,15 +22,16 @@ from actors.image_to_text import build_image_to_text
 from actors.records import Row
 from actors.text_to_image import build_text_to_image
 from actors.text_to_text import build_text_to_text
-from cluster.errors import PairloomError
 from cluster.plan import Demand, check_fits
 from cluster.pool import Pool, PoolConfig, start_pool
 from cluster.run_record import RUN_KEY
-from cluster.session import SessionInfo, check_visible_everywhere, session, unwrapped
+from cluster.session import SessionInfo, session
 from cluster.telemetry import Board, Progress, start_board
+from cluster.visible import check_visible_everywhere
 from pipelines import seeds as seed_tables
 from pipelines.attempt import Attempt, prepare
 from pipelines.leaving import Stop, stop_on_signals
+from pipelines.pull import pull
 from pipelines.replay import plan_replays
 from pipelines.run_totals import Totals, reconcile
 from pipelines.stages import STAGE_CPUS
@@ -57,8 +58,8 @@ def run(config: SynergyConfig) -> Totals:
         ValueError: something in the config, the seeds or the environment is wrong.
         PairloomError: the run cannot go on; what is committed stays, and the same call resumes.
     """
-    attempt = prepare(config)
-    with ExitStack() as ray_session:
+    with stop_on_signals() as stop, ExitStack() as ray_session:
+        attempt = prepare(config)
         seeds = attempt.seeds
         if seeds is None:
             info = ray_session.enter_context(_session(config, *loop_demands(config)))
@@ -68,8 +69,9 @@ def run(config: SynergyConfig) -> Totals:
         work = _work(attempt, seeds)
         if attempt.seeds is not None and work.units:
             ray_session.enter_context(_session(config, *loop_demands(config)))
-        loads = execute(attempt, work) if work.units else {}
-    return _finish(attempt, work, loads)
+        loads = execute(attempt, work, stop) if work.units else {}
+        ray_session.close()
+        return _finish(attempt, work, loads)
 
 
 def replay(config: SynergyConfig, reasons: Collection[str] = ()) -> Totals:
@@ -79,52 +81,46 @@ def replay(config: SynergyConfig, reasons: Collection[str] = ()) -> Totals:
         ValueError: the run is not finished, or has no such row.
         PairloomError: as for `run`.
     """
-    attempt = prepare(config)
-    work = None if attempt.seeds is None else _work(attempt, attempt.seeds)
-    if work is None or work.units:
-        raise ValueError(f"{config.output} is not finished: `pairloom run` its config first")
-    replays = plan_replays(attempt.ledger, reasons, offset=work.starts.num_rows)
-    if not replays.units:
-        kinds = f" for {', '.join(sorted(reasons))}" if reasons else " other than for a bad seed"
-        raise ValueError(f"{config.output} has no row that failed{kinds}: nothing to replay")
-    starts = pa.concat_tables([work.starts, replays.starts])
-    work = replace(work, units=replays.units, starts=starts)
-    with _session(config, *loop_demands(config)):
-        loads = execute(attempt, work)
-    return _finish(attempt, work, loads)
+    with stop_on_signals() as stop:
+        attempt = prepare(config)
+        work = None if attempt.seeds is None else _work(attempt, attempt.seeds)
+        if work is None or work.units:
+            raise ValueError(f"{config.output} is not finished: `pairloom run` its config first")
+        replays = plan_replays(attempt.ledger, reasons, offset=work.starts.num_rows)
+        if not replays.units:
+            kinds = (
+                f" for {', '.join(sorted(reasons))}" if reasons else " other than for a bad seed"
+            )
+            raise ValueError(f"{config.output} has no row that failed{kinds}: nothing to replay")
+        starts = pa.concat_tables([work.starts, replays.starts])
+        work = replace(work, units=replays.units, starts=starts)
+        with _session(config, *loop_demands(config)):
+            loads = execute(attempt, work, stop)
+        return _finish(attempt, work, loads)
 
 
 def write_seeds(config: SynergyConfig) -> pa.Table:
     """Only the seed table: reads or writes it, commits it, and returns it."""
-    attempt = prepare(config)
-    if attempt.seeds is not None:
-        return attempt.seeds
-    with _session(config, _demand("author", config.seeds.author.pool)):
-        return _author(attempt)
+    with stop_on_signals():
+        attempt = prepare(config)
+        if attempt.seeds is not None:
+            return attempt.seeds
+        with _session(config, _demand("author", config.seeds.author.pool)):
+            return _author(attempt)
 
 
-def execute(attempt: Attempt, work: Work) -> dict[str, int]:
+def execute(attempt: Attempt, work: Work, stop: Stop) -> dict[str, int]:
     """Runs the loop over the units; returns how often each model was loaded."""
     import ray
 
     config = attempt.config
     generator, captioner = _factories(attempt)
-    stop = Stop()
     with (
+        stop.watched(),
         _pool("generator", generator, config.pools.generator) as draws,
         _pool("captioner", captioner, config.pools.captioner) as describes,
         _show(config, work) as board,
-        stop_on_signals(stop),
-        Watcher(
-            attempt.ledger,
-            attempt.snapshot,
-            draws,
-            describes,
-            board,
-            config.limits,
-            work.committed,
-            stop,
-        ),
+        Watcher(attempt, (draws, describes), work.committed, stop),
     ):
         source = UnitSource(work.units, ray.put(work.starts), config.is_loop, attempt.ledger)
         # With the default of a whole CPU a read, replicas that filled a small machine starved the
@@ -140,7 +136,14 @@ def execute(attempt: Attempt, work: Work) -> dict[str, int]:
             constant_columns(config, attempt.models),
             board,
         )
-        _consume(done, stop)
+        pull(
+            done,
+            generator=draws,
+            captioner=describes,
+            board=board,
+            stop=stop,
+            grace_s=config.limits.grace_s,
+        )
         return {pool.name: pool.stats().num_loads for pool in (draws, describes)}
 
 
@@ -265,28 +268,3 @@ def _show(config: SynergyConfig, work: Work) -> Generator[Board]:
             yield board
     finally:
         board.close()
-
-
-def _consume(chains: Any, stop: Stop) -> None:
-    """Pulls the dataset to its end without fetching a row into the driver.
-
-    Raises:
-        PairloomError: a stage failed, or what `stop` was asked to end the attempt with.
-    """
-    try:
-        for _ in chains.iter_internal_ref_bundles():
-            if stop.is_quiet.is_set():
-                break
-    except Exception as error:
-        if stop.error is not None:
-            raise stop.error from error  # the pools were closed over what still ran
-        cause = unwrapped(error)
-        if isinstance(cause, PairloomError):
-            raise cause from error
-        # A fault of ours or of Ray's, not of the input, whatever its class.
-        raise PairloomError(
-            f"a stage failed with {type(cause).__name__}: {cause}; what is committed stays, the "
-            "same command goes on"
-        ) from error
-    if stop.error is not None:
-        raise stop.error

@@ -26,7 +26,7 @@ SHEET_CHAINS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class RoundStatus:
-    """One round, summed over the units that committed it."""
+    """One round, summed over the units that committed it, and over what was replayed of them."""
 
     round_index: int
     num_units: int
@@ -167,7 +167,7 @@ def _sum_round(receipts: list[Receipt], round_index: int) -> RoundStatus:
     of_round = [receipt for receipt in receipts if receipt.round_index == round_index]
     return RoundStatus(
         round_index=round_index,
-        num_units=len(of_round),
+        num_units=sum(not is_replay(one.unit_id) for one in of_round),
         num_pairs=sum(receipt.num_pairs for receipt in of_round),
         num_error_rows=sum(one.num_error_rows - one.num_replaced_errors for one in of_round),
         num_stopped=sum(one.num_stopped - one.num_replaced_stopped for one in of_round),

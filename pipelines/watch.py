@@ -1,29 +1,31 @@
 """Looks after a loop that runs, from a thread of the driver: what it commits, whether it moves,
-whether it should end.
+whether it fails too often.
 
 Every few seconds the receipts that are new are folded into the Delta log and counted. A run whose
-rows fail too often is stopped with the commonest reasons; one that commits nothing for long is told
-about, with what each pool waits for. When the attempt is to end, the generator takes no new work,
-and after the grace time the pools are closed over what still runs.
+rows fail too often is asked to end, with the commonest reasons; one that commits nothing for long
+is told about, with what each pool waits for.
 
 Limits: sees commits and pools, not stages. A look is one listing of all receipts; on a store where
-that is slow it looks less often.
+that is slow it looks less often. While the store is away it sees nothing, and says so.
 """
 
 import logging
 import threading
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from time import monotonic
 
-from cluster.errors import ErrorShareError, PairloomError, PoolError, StoreError
+from actors.records import PAIR_SCHEMA
+from cluster.errors import ErrorShareError, PairloomError, StoreError
 from cluster.ledger import Ledger
 from cluster.pool import Pool, PoolStats
 from cluster.receipts import Receipt
 from cluster.snapshot import Snapshot
-from cluster.telemetry import Board, StageCount
+from cluster.storage import open_store
+from pipelines.attempt import Attempt
 from pipelines.leaving import Stop
-from pipelines.limits import LimitsConfig, is_too_much
+from pipelines.limits import is_too_much
+from pipelines.pull import stats_of
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +34,10 @@ LOOK_INTERVAL_S = 5.0
 WAITING_INTERVAL_S = 30.0
 # A look may take this share of the thread's time.
 LOOK_SHARE = 0.1
-# Nothing runs and nothing waits for so long: no unit is under way any more.
-QUIET_S = 1.5
+# A look that fails is made again: it need not outlast an outage, as a commit must.
+RETRY_TIMEOUT_S = 5.0
+# For the last look. Delta has patience of its own, and an attempt that ends has none.
+LAST_LOOK_S = 20.0
 
 
 class Watcher:
@@ -41,52 +45,49 @@ class Watcher:
 
     def __init__(
         self,
-        ledger: Ledger,
-        snapshot: Snapshot,
-        generator: Pool,
-        captioner: Pool,
-        board: Board,
-        limits: LimitsConfig,
+        attempt: Attempt,
+        pools: tuple[Pool, ...],
         committed: Collection[tuple[str, int]],
         stop: Stop,
     ) -> None:
-        self._ledger = ledger
-        self._snapshot = snapshot
-        self._generator = generator
-        self._pools = (generator, captioner)
-        self._board = board
-        self._limits = limits
+        store = open_store(attempt.config.output, retry_timeout_s=RETRY_TIMEOUT_S)
+        self._ledger = Ledger(store, attempt.ledger.fingerprint)
+        self._snapshot = Snapshot(store.uri, PAIR_SCHEMA)  # one thread at a time: not the attempt's
+        self._pools = pools
+        self._limits = attempt.config.limits
         self._before = committed
         self._folded: set[tuple[str, int]] | None = None
         self._stop = stop
         self._num_judged = 0
         self._reasons = Counter[str]()
         self._is_over = threading.Event()
+        self._is_left = False
         self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
 
     def __enter__(self) -> "Watcher":
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        # Somebody who leaves at once does not wait for a store; the next attempt folds the rest.
+        self._is_left = not isinstance(error, PairloomError | None)
         self._is_over.set()
-        self._thread.join()
-        self._look()  # what was committed since: readers see it although the run may have failed
+        if not self._is_left:
+            self._thread.join(LAST_LOOK_S)
 
     def _watch(self) -> None:
         try:
             self._look_and_wait()
-            if self._stop.error is not None and not self._is_over.is_set():
-                self._drain()
+            if not self._is_left:
+                self._look()  # what was committed since: readers see it although the run failed
         except Exception as error:  # in a thread nobody would hear of it
             logger.exception("the watcher failed")
             self._stop.ask(PairloomError(f"the watcher failed: {type(error).__name__}: {error}"))
-            self._end()  # or the driver would wait for what nobody looks after
 
     def _look_and_wait(self) -> None:
         look_at = waiting_at = monotonic()
         progress_at = monotonic()
-        while not self._is_over.wait(TICK_S) and self._stop.error is None:
+        while not self._is_over.wait(TICK_S):
             started = monotonic()
             if started >= look_at:
                 progress_at = started if self._look() else progress_at
@@ -100,11 +101,13 @@ class Watcher:
     def _look(self) -> bool:
         """Folds and counts what is new; whether there was anything."""
         try:
+            committed = self._ledger.committed()  # first: its patience is the shorter one
             if self._folded is None:
                 self._folded = self._snapshot.folded()
-            new = self._ledger.committed() - self._folded
+            new = committed - self._folded
             receipts = self._ledger.receipts(new)
-            self._snapshot.fold(receipts)
+            if new:
+                self._snapshot.fold(receipts)
         except StoreError as error:
             logger.warning("the ledger cannot be read for now: %s", error)
             return False
@@ -133,47 +136,9 @@ class Watcher:
         if is_late:
             logger.warning("nothing was committed for %.0f s", without_commit_s)
         for pool in self._pools:
-            stats = _stats(pool)
+            stats = stats_of(pool)
             if stats is not None and (stats.waiting or is_late):
                 logger.info("pool %s: %s", pool.name, describe(stats) if is_late else stats.waiting)
-
-    def _drain(self) -> None:
-        """No new draws; waits for what is under way, within the grace time, then ends it."""
-        logger.info(
-            "no new work; what is under way has %g s to be committed (%s)",
-            self._limits.grace_s,
-            self._stop.error,
-        )
-        self._generator.drain()
-        deadline = monotonic() + self._limits.grace_s
-        busy_at = monotonic()
-        while not self._is_over.wait(TICK_S):
-            now = monotonic()
-            stats = [one for one in map(_stats, self._pools) if one is not None]
-            is_recording = num_unrecorded(self._board.snapshot()) > 0
-            if is_recording or any(one.in_flight or one.queue_length for one in stats):
-                busy_at = now
-            if now - busy_at > QUIET_S:
-                self._stop.is_quiet.set()
-            if now > deadline:
-                logger.info("the grace time is over: what still runs will be done again")
-                self._end()
-                return
-
-    def _end(self) -> None:
-        """Whatever still runs is over."""
-        self._stop.is_quiet.set()
-        for pool in self._pools:
-            pool.close()
-
-
-def num_unrecorded(counts: Mapping[str, StageCount]) -> int:
-    """Rows that were described in some round and not yet committed."""
-    return sum(
-        count.num_rows - counts.get(name.replace("describe", "record"), StageCount()).num_rows
-        for name, count in counts.items()
-        if name.startswith("describe")
-    )
 
 
 def describe(stats: PoolStats) -> str:
@@ -186,10 +151,3 @@ def describe(stats: PoolStats) -> str:
         stats.last_failure and f"last failure: {stats.last_failure}",
     ]
     return "; ".join(part for part in parts if part)
-
-
-def _stats(pool: Pool) -> PoolStats | None:
-    try:
-        return pool.stats()
-    except PoolError:
-        return None  # whoever works with the pool gets this error as well

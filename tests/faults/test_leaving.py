@@ -13,7 +13,9 @@ from pathlib import Path
 
 import cli
 import pytest
+from fault_proxy import FaultProxy, never
 from runs import MakeConfig, read_log
+from s3_servers import S3Server
 from whole_runs import check_sound, check_whole, drawn_before, receipts_of, wait_for, words_of
 
 from pipelines import watch
@@ -92,6 +94,111 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     assert "Traceback" not in err
     assert took_s < 15, "neither the call (20 s) nor the grace time (60 s) was waited for"
     check_sound(tmp_path / "run")
+
+
+def test_a_run_whose_stages_find_no_place_leaves_when_told(tmp_path: Path) -> None:
+    """Nothing ever comes out of such a dataset, so whoever waits for it hears nothing."""
+    words = words_of(
+        tmp_path,
+        "cluster.num_cpus=1",
+        "cluster.can_autoscale=true",
+        "pools.generator.num_cpus=0.5",
+        "pools.captioner.num_cpus=0.5",
+    )
+    process = cli.start(["run", *words])
+    for name in ("draw.log", "describe.log"):
+        wait_for((tmp_path / name).exists, process)
+    time.sleep(2)
+    moment, err = _tell(process, signal.SIGTERM)
+    took_s = time.time() - moment
+    assert process.returncode == 143, err
+    assert "the same command goes on" in err
+    assert "Traceback" not in err
+    assert took_s < 15, "nothing was under way: there was nothing to wait 30 s for"
+    assert receipts_of(tmp_path / "run") == set()
+
+
+@pytest.fixture
+def run_in_an_outage(
+    tmp_path: Path, moto_s3: S3Server, fault_proxy: FaultProxy
+) -> Iterator[subprocess.Popen[str]]:
+    """A run over object storage that is away since its first commits."""
+    words = words_of(
+        tmp_path,
+        f"output={moto_s3.uri}",
+        "stages.kind=task",
+        "unit_size=1",
+        "limits.grace_s=5",
+        num_seeds=40,
+    )
+    process = cli.start(["run", *words])
+    wait_for(lambda: len([key for key in moto_s3.objects() if "receipts" in key]) >= 3, process)
+    fault_proxy.fault = lambda method, path: "reset"
+    time.sleep(6)  # a look of the watcher has begun since, and every unit is stuck in `record`
+    yield process
+    fault_proxy.fault = never
+    check_sound(moto_s3.uri)
+
+
+@pytest.mark.parametrize(
+    "first", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.faults)]
+)
+def test_the_grace_time_holds_while_the_store_is_away(
+    run_in_an_outage: subprocess.Popen[str], first: signal.Signals
+) -> None:
+    moment, err = _tell(run_in_an_outage, first)
+    took_s = time.time() - moment
+    assert run_in_an_outage.returncode == 128 + first, err
+    assert "the same command goes on" in err
+    assert "Traceback" not in err
+    assert took_s < 5 + 25, "the grace time, a last look that fails, and Ray's own end"
+
+
+def test_a_second_ctrl_c_leaves_at_once_while_the_store_is_away(
+    run_in_an_outage: subprocess.Popen[str],
+) -> None:
+    run_in_an_outage.send_signal(signal.SIGINT)
+    time.sleep(1)
+    moment, err = _tell(run_in_an_outage, signal.SIGINT)
+    took_s = time.time() - moment
+    assert run_in_an_outage.returncode == 130, err
+    assert "Traceback" not in err
+    assert took_s < 15
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [
+        ("starting or joining Ray", signal.SIGTERM),
+        ("models are loading", signal.SIGTERM),
+        ("models are loading", signal.SIGINT),
+    ],
+)
+def test_a_signal_outside_the_loop_ends_the_command_with_a_word(
+    tmp_path: Path, said: str, number: signal.Signals
+) -> None:
+    """While Ray starts, and while the author writes: no loop is there to be told."""
+    words = words_of(
+        tmp_path,
+        "seeds.path=null",
+        "seeds.author.num_batches=1",
+        "seeds.author.model.backend=simulated",
+        "seeds.author.model.simulated.call_s=60",
+        "seeds.author.pool.num_cpus=0.1",
+    )
+    process = cli.start(["seeds", *words])
+    assert process.stderr is not None
+    for line in process.stderr:
+        if said in line:
+            break
+    time.sleep(1)
+    moment, err = _tell(process, number)
+    took_s = time.time() - moment
+    assert process.returncode == 128 + number, err
+    assert f"stopped by {number.name}" in err
+    assert "the same command goes on" in err
+    assert "Traceback" not in err
+    assert took_s < 15
 
 
 @contextmanager
@@ -196,6 +303,20 @@ def test_a_run_that_fails_too_often_stops_with_the_reasons_and_goes_on_when_mend
     assert main(["run", *words]) == 0
     check_whole(output, tmp_path / "draw.log", 120, most=2.0)
     assert len(receipts_of(output)) == 30
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_verdict_of_the_last_look_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is over before the second look must not end with 0 when all of it failed."""
+    monkeypatch.setattr(watch, "LOOK_INTERVAL_S", 3600.0)
+    words = words_of(tmp_path, "limits.min_rows_judged=1", "num_rounds=1")
+    faults = ["generator.simulated.fault=nan", "generator.simulated.fault_rate=1.0"]
+    assert main(["run", *words, *faults]) == 1
+    assert "ErrorShareError" in capsys.readouterr().err
+    assert receipts_of(tmp_path / "run")
+    check_sound(tmp_path / "run")
 
 
 @pytest.mark.usefixtures("local_ray")
