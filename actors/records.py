@@ -11,8 +11,10 @@ arithmetic: batch size and device may change those.
 
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -21,6 +23,10 @@ Row = dict[str, Any]
 Role = Literal["draw", "describe", "author"]
 
 RECORD_FORMAT = "2.0"
+
+_UNIT_ID = re.compile(
+    r"(?P<index>[0-9]+)-[0-9a-f]+(?:\.replay(?P<generation>[0-9]+)r(?P<first>[0-9]+))?"
+)
 
 # The struct that Hugging Face `datasets` decodes as an image; `path` is only a name.
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -194,9 +200,30 @@ def derive_replay_id(
     return f"{derive_unit_id(unit_index, chain_ids)}.replay{generation}r{round_index}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class UnitName:
+    """What the id of a unit says; generation 0 is a unit of the run itself."""
+
+    unit_index: int
+    generation: int
+    first_round: int
+
+
+def parse_unit_id(unit_id: str) -> UnitName:
+    """The inverse of `derive_unit_id` and `derive_replay_id`, but for the digest of the chains."""
+    match = _UNIT_ID.fullmatch(unit_id)
+    if match is None:  # no unit of ours has such an id
+        return UnitName(unit_index=-1, generation=0, first_round=0)
+    return UnitName(
+        unit_index=int(match["index"]),
+        generation=int(match["generation"] or 0),
+        first_round=int(match["first"] or 0),
+    )
+
+
 def is_replay(unit_id: str) -> bool:
     """Whether the unit runs failed chains of an earlier unit again."""
-    return ".replay" in unit_id
+    return parse_unit_id(unit_id).generation > 0
 
 
 def derive_pair_id(chain_id: str, round_index: int) -> str:

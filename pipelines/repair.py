@@ -1,60 +1,91 @@
 """Makes the damaged units of a run anew: takes them out of its ledger, and runs.
 
 Of a unit that is damaged in round r everything from r on goes, because the later rounds were grown
-from it, and with it the replays of what had failed there. Receipts go first, the last round first:
-a crash in between leaves a unit that is merely unfinished.
+from it, and with it the replays of what had failed there: what fails again is for another replay.
+Before the first delete all is checked that the run would refuse afterwards. Plans of replays go
+first, then receipts, the last round first: a crash in between leaves a unit that is merely
+unfinished, or one of which a second repair is needed.
 
 Limits: what is made anew has the same ids and rng_seeds; on other hardware not the same pixels. The
-seed table can be made anew from a seed file only; `run.json` cannot.
+seed table can be made anew from a seed file only; `run.json` cannot. Whether a cluster has room for
+the pools shows when the run joins it.
 """
 
 import logging
 from collections.abc import Collection, Mapping
 
-from actors.records import PAIR_SCHEMA
+from actors.records import parse_unit_id
+from cluster.config import to_dict
 from cluster.errors import CommitError
 from cluster.ledger import Ledger
-from cluster.run_record import read_run
-from cluster.snapshot import Snapshot
+from cluster.run_record import open_run
 from cluster.storage import open_store
-from pipelines.replay import parse_unit_id
+from pipelines import seeds as seed_tables
+from pipelines.attempt import Attempt, prepare
+from pipelines.replay import PLAN_FOLDER, read_plans, remove_planned
 from pipelines.run import run
 from pipelines.run_totals import Totals
-from pipelines.seeds import SEEDS_KEY
-from pipelines.synergy import SynergyConfig
-from pipelines.verify import verify_run
+from pipelines.synergy import Models, SynergyConfig, fingerprint_fields
+from pipelines.verify import Report, describe_report, verify_run
 
 logger = logging.getLogger(__name__)
 
 
 def repair(config: SynergyConfig) -> Totals:
-    """Makes the units anew that `verify` finds damaged, and finishes the run.
+    """Makes the units anew that `verify` finds damaged, finishes the run, and verifies it again.
 
     Raises:
         ValueError: nothing is damaged, or it is what cannot be made anew.
+        CommitError: it is still damaged afterwards.
         PairloomError: as for `run`.
     """
     report = verify_run(config.output)
     if report.is_sound:
         raise ValueError(f"{config.output} is sound: nothing to repair")
-    if report.num_seeds and config.seeds.path is None:
-        raise ValueError(
-            f"{config.output}: the seed table is damaged, and a model wrote it: put {SEEDS_KEY} "
-            "back from a copy"
-        )
-    store = open_store(config.output, is_single_writer=config.is_single_writer)
-    ledger = Ledger(store, read_run(store)["fingerprint"])
     if report.num_seeds:
-        store.delete(SEEDS_KEY)
-    num_removed = remove_damaged(ledger, report.damaged_units)
-    gone = Snapshot(store.uri, PAIR_SCHEMA).remove_missing()
+        _mend_seeds(config)
+        report = verify_run(config.output)  # it had ended at the seed table
+    attempt = prepare(config)
+    if report.num_replay:
+        _remove_plans(attempt, report)
+        report = verify_run(config.output)  # receipts that nothing has planned are damaged
+    num_removed = remove_damaged(attempt.ledger, report.damaged_units)
+    gone = attempt.snapshot.remove_missing()
     logger.info(
         "%d units are damaged: %d commits (unit, round) and %d files in the Delta log were removed",
         len(report.damaged_units),
         num_removed,
         len(gone),
     )
-    return run(config)
+    totals = run(config)
+    report = verify_run(config.output)
+    if not report.is_sound:
+        raise CommitError(describe_report(report))
+    return totals
+
+
+def _mend_seeds(config: SynergyConfig) -> None:
+    """Reads the seed table again from its file, if that still holds what the run began with."""
+    if config.seeds.path is None:
+        raise ValueError(
+            f"{config.output}: the seed table is damaged, and a model wrote it: put "
+            f"{seed_tables.SEEDS_KEY} back from a copy"
+        )
+    store = open_store(config.output, is_single_writer=config.is_single_writer)
+    table = seed_tables.read_table(config.seeds, config.run_seed)
+    models = Models(generator=config.generator.identity(), captioner=config.captioner.identity())
+    fields = fingerprint_fields(config, models, seed_tables.table_identity(table))
+    open_run(store, to_dict(config), fields)  # refuses other seeds, and any other config
+    store.delete(seed_tables.SEEDS_KEY)
+    seed_tables.commit_table(store, table)
+
+
+def _remove_plans(attempt: Attempt, report: Report) -> None:
+    """Removes plans that cannot be read: their rows are dead letters again, for another replay."""
+    for finding in report.findings:
+        if finding.file is not None and finding.file.startswith(f"{PLAN_FOLDER}/"):
+            logger.info("not readable, and removed: %s", finding.file)
+            attempt.store.delete(finding.file)
 
 
 def find_condemned(
@@ -62,27 +93,38 @@ def find_condemned(
 ) -> set[tuple[str, int]]:
     """Every (unit, round) that rests on a damaged one; `damaged` has each unit's first such round.
 
-    Pure. A replay rests on the rows of its unit index from its first round on, in every lower
-    generation.
+    Pure.
     """
-    condemned: set[tuple[str, int]] = set()
-    for unit_id, first in damaged.items():
-        of = parse_unit_id(unit_id)
-        for other_id, round_index in committed:
-            other = parse_unit_id(other_id)
-            is_same = other_id == unit_id and round_index >= first
-            is_built_on_it = (
-                other.unit_index == of.unit_index
-                and other.generation > of.generation
-                and other.first_round >= first
-            )
-            if is_same or is_built_on_it:
-                condemned.add((other_id, round_index))
-    return condemned
+    return {
+        (other_id, round_index)
+        for unit_id, first in damaged.items()
+        for other_id, round_index in committed
+        if (other_id == unit_id and round_index >= first) or _is_built_on(other_id, unit_id, first)
+    }
+
+
+def find_undone(damaged: Mapping[str, int], planned: Collection[str]) -> set[str]:
+    """The planned replays that rest on a damaged unit, begun or not; likewise pure."""
+    return {
+        other_id
+        for unit_id, first in damaged.items()
+        for other_id in planned
+        if _is_built_on(other_id, unit_id, first)
+    }
+
+
+def _is_built_on(other_id: str, unit_id: str, first: int) -> bool:
+    """A replay rests on the rows of its unit index from its first round on, in every lower
+    generation."""
+    other, of = parse_unit_id(other_id), parse_unit_id(unit_id)
+    is_later = other.unit_index == of.unit_index and other.generation > of.generation
+    return is_later and other.first_round >= first
 
 
 def remove_damaged(ledger: Ledger, damaged: Mapping[str, int]) -> int:
     """Removes the receipts that rest on damaged units, then their files; returns how many."""
+    planned = {unit_id for plan in read_plans(ledger).values() for unit_id in plan}
+    remove_planned(ledger, find_undone(damaged, planned))
     condemned = find_condemned(damaged, ledger.committed())
     files: list[str] = []
     for unit_id, round_index in sorted(condemned, key=lambda one: (one[1], one[0]), reverse=True):

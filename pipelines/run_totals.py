@@ -6,12 +6,15 @@ Limits: counts what receipts say; whether the files still match them is for a ve
 """
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from actors.records import parse_unit_id
 from cluster.errors import ReconcileError
 from cluster.receipts import Receipt
+
+_Place = tuple[int, int]  # unit index, round
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +66,7 @@ def reconcile(
         ReconcileError: it does not add up.
     """
     pairs = sum(receipt.num_pairs for receipt in receipts)
-    errors = sum(one.num_error_rows - one.num_replaced_errors for one in receipts)
-    stopped = sum(one.num_stopped - one.num_replaced_stopped for one in receipts)
+    errors, stopped = (sum(counts.values()) for counts in _count_rest(receipts))
     expected = num_chains * num_rounds
     if expected != pairs + errors + stopped:
         raise ReconcileError(
@@ -88,3 +90,20 @@ def reconcile(
         wall_s=round(wall_s, 2),
         pairs_per_s=round(sum(receipt.num_pairs for receipt in new) / wall_s, 3),
     )
+
+
+def _count_rest(receipts: Iterable[Receipt]) -> tuple[Counter[_Place], Counter[_Place]]:
+    """Error rows and rows that were not grown, by the units of the run and by round."""
+    errors, stopped = Counter[_Place](), Counter[_Place]()
+    for one in receipts:
+        place = (parse_unit_id(one.unit_id).unit_index, one.round_index)
+        errors[place] += one.num_error_rows - one.num_replaced_errors
+        stopped[place] += one.num_stopped - one.num_replaced_stopped
+    for counts in (errors, stopped):
+        below = [place for place, number in counts.items() if number < 0]
+        if below:
+            raise ReconcileError(
+                f"unit {below[0][0]} round {below[0][1]}: replays take the place of more rows than "
+                "had failed, so some were replayed twice: `pairloom verify` says which"
+            )
+    return errors, stopped

@@ -1,7 +1,7 @@
 """Reads one run from end to end and reports; safe while the run is on, by the order of reading.
 
-The Delta log and the folders are listed before the receipts: what is committed meanwhile can only
-be missing from the older view, which is not damage.
+The Delta log and the folders are listed before the receipts, the plans of replays after them: what
+is committed meanwhile can only be missing from the older view, which is not damage.
 
 Limits: it cannot see what was never written down or was taken away whole: the last receipts of a
 unit, removed together with their files and their entries in the Delta log, look like rounds that
@@ -28,8 +28,10 @@ from pipelines.verify.layout import (
     UnitName,
     check_seeds,
     parse_file_key,
+    parse_plan_key,
     parse_receipt_key,
     parse_unit,
+    read_plan,
     read_receipt,
     read_run,
     slice_units,
@@ -44,8 +46,9 @@ READ_AHEAD = 64  # results that wait for their turn; they are without images
 
 @dataclass
 class _Ledger:
-    """The receipts as far as they can be read."""
+    """The receipts, and the plans of replays, as far as they can be read."""
 
+    replays: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     receipts: list[Receipt] = field(default_factory=list[Receipt])
     unreadable: set[tuple[str, int]] = field(default_factory=set[tuple[str, int]])
     strays: list[str] = field(default_factory=list[str])
@@ -101,12 +104,15 @@ def _check_run(prefix: Prefix, run: Run, tally: _Tally) -> None:
         return
     units = slice_units(seeds.column("chain_id").to_pylist(), run.unit_size)
     tally.num_chains = seeds.num_rows
-    ledger = _read_ledger(prefix, run, units, receipt_keys)
+    ledger = _Ledger()
+    _read_plans(prefix, run, list(units.values()), ledger)
+    _read_receipts(prefix, run, units, receipt_keys, ledger)
     tally.findings += ledger.findings
     tally.num_receipts = len(ledger.receipts)
     with Rows(run) as rows:
         rows.add_chains(seeds, units)
         rows.add_units(_units_of(ledger, units))
+        rows.add_replayed(ledger.replays)
         rows.add_unreadable(sorted(ledger.unreadable))
         _check_commits(prefix, ledger, rows, tally)
         tally.states, findings = rows.judge()
@@ -163,28 +169,42 @@ def _list_receipts(prefix: Prefix) -> list[str]:
     return sorted(prefix.list("receipts").keys() | prefix.list("receipts").keys())
 
 
-def _read_ledger(prefix: Prefix, run: Run, units: dict[str, list[str]], keys: list[str]) -> _Ledger:
-    ledger = _Ledger()
+def _read_plans(prefix: Prefix, run: Run, base: list[list[str]], ledger: _Ledger) -> None:
+    for key in sorted(prefix.list("replays")):
+        generation = parse_plan_key(key)
+        if generation is None:
+            ledger.strays.append(key)
+            continue
+        try:
+            ledger.replays |= read_plan(prefix.read(key).to_pybytes(), generation, run, base)
+        except (ValueError, FileNotFoundError) as error:
+            sentence = f"not a plan that can be believed: {error}"
+            ledger.findings.append(Finding(kind="replay", sentence=sentence, file=key))
+
+
+def _read_receipts(
+    prefix: Prefix, run: Run, units: dict[str, list[str]], keys: list[str], ledger: _Ledger
+) -> None:
+    known = units | ledger.replays
     with ThreadPoolExecutor(prefix.num_readers) as readers:
         for start in range(0, len(keys), READ_AHEAD):
             part = keys[start : start + READ_AHEAD]
             for key, read in zip(
-                part, readers.map(lambda key: _read_one(prefix, run, units, key), part), strict=True
+                part, readers.map(lambda key: _read_one(prefix, run, known, key), part), strict=True
             ):
                 _sort_in(ledger, key, read)
-    return ledger
 
 
 def _read_one(
-    prefix: Prefix, run: Run, units: dict[str, list[str]], key: str
+    prefix: Prefix, run: Run, known: dict[str, list[str]], key: str
 ) -> Receipt | str | None:
     """A receipt, what is wrong with it, or None for a file that is none."""
     where = parse_receipt_key(key)
     if where is None:
         return None
-    unit = _known(*where, run, units)
+    unit = _known(*where, run, known)
     if unit is None:
-        return "the run has no such unit and round"
+        return "neither the run nor a plan of replays has such a unit and round"
     try:
         return read_receipt(prefix.read(key).to_pybytes(), unit, where[1], run.fingerprint)
     except (ValueError, FileNotFoundError) as error:
@@ -192,13 +212,12 @@ def _read_one(
 
 
 def _known(
-    unit_id: str, round_index: int, run: Run, units: dict[str, list[str]]
+    unit_id: str, round_index: int, run: Run, known: dict[str, list[str]]
 ) -> UnitName | None:
     unit = parse_unit(unit_id)
     if unit is None or not unit.start_round <= round_index < run.num_rounds:
         return None
-    is_known = unit.unit_index < len(units) if unit.generation else unit_id in units
-    return unit if is_known else None
+    return unit if unit_id in known else None
 
 
 def _sort_in(ledger: _Ledger, key: str, read: Receipt | str | None) -> None:
@@ -216,8 +235,8 @@ def _sort_in(ledger: _Ledger, key: str, read: Receipt | str | None) -> None:
 
 
 def _units_of(ledger: _Ledger, units: dict[str, list[str]]) -> list[UnitName]:
-    """The base units and the replays that have begun."""
-    names = {*units, *(receipt.unit.unit_id for receipt in ledger.receipts)}
+    """The base units, the planned replays, and whatever has a receipt."""
+    names = {*units, *ledger.replays, *(receipt.unit.unit_id for receipt in ledger.receipts)}
     names |= {unit_id for unit_id, _ in ledger.unreadable}
     return [unit for unit in map(parse_unit, sorted(names)) if unit is not None]
 
@@ -239,6 +258,7 @@ def _report(output: str, tally: _Tally) -> Report:
         num_unaccounted=states.get("lost", 0) + states.get("unknown", 0),
         num_run=counts["run"],
         num_seeds=counts["seeds"],
+        num_replay=counts["replay"],
         num_receipt=counts["receipt"],
         num_corrupt=counts["corrupt"],
         num_lost=counts["lost"],

@@ -20,11 +20,13 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-RUN_FORMAT, RECEIPT_FORMAT = 1, 2
+RUN_FORMAT, RECEIPT_FORMAT, PLAN_FORMAT = 1, 2, 1
 RUN_KEY, SEEDS_KEY = "run.json", "seeds/seeds.parquet"
 SEED_COLUMNS = ("chain_id", "seed", "error")
 
-_RECEIPT_KEY = re.compile(r"receipts/([^/]+)/(0|[1-9][0-9]*)\.json")
+# A name of other characters is a file manager's copy, no unit.
+_RECEIPT_KEY = re.compile(r"receipts/([A-Za-z0-9][A-Za-z0-9_.-]*)/(0|[1-9][0-9]*)\.json")
+_PLAN_KEY = re.compile(r"replays/([1-9][0-9]*)\.json")
 _FILE_KEY = re.compile(r"(?:data|dead_letter)/round=([0-9]+)/([^/]+)-[0-9a-f]{16}\.parquet")
 _UNIT_ID = re.compile(r"([0-9]{7})-[0-9a-f]{8}(?:\.replay([1-9][0-9]*)r([0-9]+))?")
 _RECEIPT_COUNTS = (
@@ -171,6 +173,34 @@ def parse_file_key(key: str) -> tuple[str, int] | None:
     return (match[2], int(match[1])) if match else None
 
 
+def parse_plan_key(key: str) -> int | None:
+    """The generation of the key of a plan of replays, None for any other."""
+    match = _PLAN_KEY.fullmatch(key)
+    return int(match[1]) if match else None
+
+
+def read_plan(
+    data: bytes, generation: int, run: Run, base: Sequence[Sequence[str]]
+) -> dict[str, list[str]]:
+    """The units of a plan with their chains; `ValueError`, with what is wrong.
+
+    `base` are the chains of the base units, in order.
+    """
+    record = _object(data)
+    if record.get("format") != PLAN_FORMAT or record.get("fingerprint") != run.fingerprint:
+        raise ValueError(f"format {record.get('format')!r}, of {record.get('fingerprint')!r}")
+    units = _fields("units", record.get("units"))
+    for unit_id, chains in units.items():
+        unit = parse_unit(unit_id)
+        if unit is None or unit.generation != generation or unit.start_round >= run.num_rounds:
+            raise ValueError(f"it plans {unit_id!r}, no unit of generation {generation}")
+        named = {_text("chain", chain) for chain in _list(unit_id, chains)}
+        is_known = unit.unit_index < len(base) and named <= set(base[unit.unit_index])
+        if not is_known or unit_id.partition(".")[0].partition("-")[2] != unit_digest(chains):
+            raise ValueError(f"the chains that it has for {unit_id} are not those of the name")
+    return units
+
+
 def read_receipt(data: bytes, unit: UnitName, round_index: int, fingerprint: str) -> Receipt:
     """`ValueError`, with what is wrong, unless this is the receipt that its name says."""
     record = _object(data)
@@ -266,6 +296,12 @@ def _fields(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"its {name!r} is {value!r}: must be an object")
     return cast(dict[str, Any], value)
+
+
+def _list(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"its {name!r} is {value!r}: must be a list")
+    return cast(list[Any], value)
 
 
 def _text(name: str, value: Any) -> str:

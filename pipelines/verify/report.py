@@ -13,9 +13,18 @@ from typing import Literal
 
 # receipt: it, or the lack of it, contradicts the rest.  corrupt: a file is not what was committed.
 # lost, duplicated, unexpected: rows.  lineage: a prompt is not what it was made from.
-# snapshot: the Delta log names other files than the receipts.
+# replay: a plan cannot be believed.  snapshot: the Delta log names other files than the receipts.
 Kind = Literal[
-    "run", "seeds", "receipt", "corrupt", "lost", "duplicated", "unexpected", "lineage", "snapshot"
+    "run",
+    "seeds",
+    "replay",
+    "receipt",
+    "corrupt",
+    "lost",
+    "duplicated",
+    "unexpected",
+    "lineage",
+    "snapshot",
 ]
 
 NUM_PRINTED = 20
@@ -40,7 +49,8 @@ class Report:
 
     `num_pairs` to `num_unaccounted` add up to seeds x rounds; an error row that was replayed counts
     as what came of it. The counts of faults below are rows, for `num_receipt`, `num_run`,
-    `num_seeds` and `num_snapshot` files. An orphan is a file that no receipt names: not a fault.
+    `num_seeds`, `num_replay` and `num_snapshot` files. An orphan is a file that no receipt names:
+    not a fault.
     """
 
     output: str
@@ -56,6 +66,7 @@ class Report:
     num_unaccounted: int
     num_run: int
     num_seeds: int
+    num_replay: int
     num_receipt: int
     num_corrupt: int
     num_lost: int

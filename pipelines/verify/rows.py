@@ -8,14 +8,14 @@ folder, about 150 bytes a row.
 """
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from pipelines.verify.layout import Receipt, Run, UnitName, unit_digest
+from pipelines.verify.layout import Receipt, Run, UnitName
 from pipelines.verify.report import Finding
 from pipelines.verify.rules import FAULTS, STATES, TABLES
 
@@ -67,9 +67,14 @@ class Rows:
         )
 
     def add_units(self, units: Iterable[UnitName]) -> None:
-        """The base units, and the replays that have a receipt."""
+        """The base units, the replays that are planned, and any that has a receipt."""
         rows = [(one.unit_id, one.unit_index, one.generation, one.start_round) for one in units]
         self._insert_rows("units", ["unit_id", "unit_index", "generation", "start_round"], rows)
+
+    def add_replayed(self, replays: Mapping[str, Sequence[str]]) -> None:
+        """The chains of each planned replay."""
+        rows = [(unit_id, chain_id) for unit_id, chains in replays.items() for chain_id in chains]
+        self._insert_rows("replayed", ["unit_id", "chain_id"], rows)
 
     def add_receipts(self, receipts: Iterable[tuple[Receipt, bool]]) -> None:
         """Receipts, each with whether its files could all be read."""
@@ -116,26 +121,8 @@ class Rows:
                         num_rows=num_rows,
                     )
                 )
-        findings += self._misnamed_replays()
         states = self._fetch("select state, count(*) from current group by all")
         return dict(states), findings
-
-    def _misnamed_replays(self) -> list[Finding]:
-        """A replay's name is a digest of its chains, by id: one that is not there was lost."""
-        query = """select m.unit_id, u.start_round, list(m.chain_id order by m.chain_id)
-            from members m join units u using (unit_id)
-            join commits s on s.unit_id = m.unit_id and s.round_index = u.start_round
-            where u.generation > 0 and s.is_whole group by all"""
-        return [
-            Finding(
-                kind="lost",
-                sentence="its rows are not those of the chains that its name stands for",
-                unit_id=unit_id,
-                round_index=start_round,
-            )
-            for unit_id, start_round, chains in self._fetch(query)
-            if unit_id.partition(".")[0].partition("-")[2] != unit_digest(chains)
-        ]
 
     def _flush(self) -> None:
         if not self._waiting:

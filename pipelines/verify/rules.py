@@ -14,6 +14,7 @@ TABLES = """
 create table chains (chain_id varchar, unit_id varchar, unit_index integer,
     seed uhugeint, is_bad boolean);
 create table units (unit_id varchar, unit_index integer, generation integer, start_round integer);
+create table replayed (unit_id varchar, chain_id varchar);
 create table receipts (unit_id varchar, round_index integer, is_whole boolean, num_stopped bigint,
     num_replaced_errors bigint, num_replaced_stopped bigint);
 create table entries (unit_id varchar, round_index integer, is_pair boolean, chain_id varchar,
@@ -21,12 +22,10 @@ create table entries (unit_id varchar, round_index integer, is_pair boolean, cha
 """
 
 STATES = """
--- A replay has a row for each of its chains in the round it starts with.
 create table members as
     select u.unit_id, c.chain_id from units u join chains c using (unit_id) where generation = 0
     union all
-    select distinct unit_id, chain_id from entries join units using (unit_id)
-    where generation > 0 and round_index = start_round;
+    select unit_id, chain_id from replayed;
 -- Every (unit, round) up to the unit's last receipt. Where there is none between, it is not whole.
 create table commits as
     select u.unit_id, u.generation, u.start_round, n.round_index::integer as round_index,

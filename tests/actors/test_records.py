@@ -48,6 +48,15 @@ def test_unit_ids_sort_by_age_and_tell_slicings_apart() -> None:
     assert records.derive_unit_id(0, ["a", "b"]) != records.derive_unit_id(0, ["ab"])
 
 
+def test_a_unit_id_says_which_unit_it_replays() -> None:
+    unit_id, replay_id = records.derive_unit_id(3, ["a"]), records.derive_replay_id(3, ["a"], 2, 1)
+    base, again = records.parse_unit_id(unit_id), records.parse_unit_id(replay_id)
+    assert (base.unit_index, base.generation, base.first_round) == (3, 0, 0)
+    assert (again.unit_index, again.generation, again.first_round) == (3, 2, 1)
+    assert [records.is_replay(one) for one in (unit_id, replay_id, "x")] == [False, True, False]
+    assert records.parse_unit_id("x").unit_index == -1
+
+
 def test_the_schema_tells_datasets_its_features() -> None:
     metadata = records.PAIR_SCHEMA.metadata
     features = json.loads(metadata[b"huggingface"])["info"]["features"]

@@ -94,6 +94,17 @@ def flip_byte_of_receipt(run: Copy) -> Done:
     return Done(f"byte flipped in {path.name}", is_harm, (unit_id,) if is_harm else (), round_index)
 
 
+def flip_byte_of_plan(run: Copy) -> Done:
+    path = run.folder / f"replays/{run.rng.choice([1, 2])}.json"
+    before = json.loads(path.read_text())
+    _flip(path, run.rng)
+    try:
+        is_harm = json.loads(path.read_bytes()) != before or None
+    except ValueError:
+        is_harm = True
+    return Done(f"byte flipped in {path.name}", is_harm, tuple(before["units"]) if is_harm else ())
+
+
 def flip_byte_of_run(run: Copy) -> Done:
     path = run.folder / "run.json"
     before = _asked(path)
@@ -304,6 +315,7 @@ CORRUPTIONS: list[Callable[[Copy], Done]] = [
     flip_byte,
     flip_byte_of_receipt,
     flip_byte_of_run,
+    flip_byte_of_plan,
     flip_byte_of_seeds,
     truncate,
     delete,

@@ -1,14 +1,24 @@
 """Rows that failed run again beside what is there; damaged units are made anew; nothing else."""
 
+import builtins
 import json
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 from runs import MakeConfig, read_dead_letters, read_log, read_pairs
 
+from actors.records import DEAD_LETTER_SCHEMA
+from cluster.errors import CommitError, RunMismatchError
+from cluster.ledger import Ledger
+from cluster.receipts import Counts
+from cluster.storage import LocalStore
+from pipelines.attempt import prepare
 from pipelines.overview import config_of_run
-from pipelines.repair import repair
+from pipelines.repair import remove_damaged, repair
+from pipelines.replay import claim_replays
 from pipelines.run import replay, run
 from pipelines.status import read_status
 from pipelines.verify import verify_run
@@ -83,6 +93,102 @@ def test_a_replay_that_was_cut_off_is_finished_by_the_run(
     _check(output)
 
 
+def test_a_replay_that_was_cut_off_before_its_first_commit_is_finished_by_the_run(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    run(make_config("num_rounds=2", *FAULTY))
+    attempt = prepare(config_of_run(str(output), MENDED))
+    planned = claim_replays(attempt.ledger, [], 2, offset=0)
+    report = verify_run(str(output))
+    assert report.is_sound
+    assert not report.is_finished
+    assert planned.starts["replaces"].to_pylist() == ["engine_error"]
+    totals = run(make_config("num_rounds=2", *MENDED))
+    assert (totals.num_pairs, totals.num_error_rows, totals.num_stopped) == (20, 0, 0)
+    _check(output)
+
+
+def _two_reasons(make_config: MakeConfig, output: Path) -> Ledger:
+    """Ten seeds in one round; two of the first unit have failed, each for a reason of its own."""
+    config = make_config("num_rounds=1", *FAULTY, "generator.simulated.fault_marker=number 1")
+    run(config)
+    attempt = prepare(config)
+    (receipt,) = [one for one in attempt.ledger.receipts() if one.num_error_rows]
+    row = attempt.ledger.read_dead_letters(receipt).to_pylist()[0]
+    pairs = attempt.ledger.read_pairs(receipt)
+    other = row | {
+        name: pairs[name][0].as_py() for name in ("pair_id", "chain_id", "seed", "prompt")
+    }
+    other["reason"] = "call_timeout"
+    for file in receipt.files:
+        (output / file).unlink()
+    attempt.ledger.remove(receipt.unit_id, 0)
+    attempt.ledger.commit(
+        receipt.unit_id,
+        0,
+        pairs.slice(1),
+        pa.Table.from_pylist([row, other], schema=DEAD_LETTER_SCHEMA),
+        Counts(
+            num_pairs=pairs.num_rows - 1,
+            num_error_rows=2,
+            num_stopped=0,
+            error_reasons={row["reason"]: 1, "call_timeout": 1},
+        ),
+    )
+    run(config)
+    _check(output)
+    return attempt.ledger
+
+
+class _Early(LocalStore):
+    """Looked for plans a moment before somebody else claimed one."""
+
+    has_looked = False
+
+    def list(self, prefix: str = "") -> builtins.list[str]:
+        if prefix != "replays" or self.has_looked:
+            return super().list(prefix)
+        self.has_looked = True
+        return []
+
+
+def test_of_two_replays_at_once_one_is_refused_unless_both_planned_the_same(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    ledger = _two_reasons(make_config, output)
+    early = [Ledger(_Early(str(output)), ledger.fingerprint) for _ in range(2)]
+    first = claim_replays(ledger, [], 1, offset=0)
+    assert (len(first.units), first.units[0].num_chains) == (1, 2)
+    for late in (ledger, early[0]):
+        with pytest.raises(CommitError, match=r"another replay .* is under way"):
+            claim_replays(late, ["call_timeout"], 1, offset=0)
+    assert claim_replays(early[1], [], 1, offset=0).units == first.units
+    assert ledger.store.list("replays") == ["replays/1.json"]
+    totals = run(config_of_run(str(output), MENDED))
+    assert (totals.num_pairs, totals.num_error_rows) == (10, 0)
+    _check(output)
+
+
+@pytest.mark.parametrize("gone", [[0], [1], [0, 1]])
+def test_a_replay_with_a_gap_is_named_and_repaired(
+    make_config: MakeConfig, tmp_path: Path, gone: list[int]
+) -> None:
+    output = tmp_path / "run"
+    run(make_config(*FAULTY))
+    replay(config_of_run(str(output), MENDED))
+    before = _stable(output)
+    for round_index in gone:
+        next(output.glob(f"receipts/*replay*/{round_index}.json")).unlink()
+    with pytest.raises(CommitError, match=r"replay1r0 has a receipt for round 2 but none .*verify"):
+        run(make_config(*MENDED))
+    assert not verify_run(str(output)).is_sound
+    assert repair(config_of_run(str(output), MENDED)).num_pairs == 30
+    assert _stable(output) == before
+    _check(output)
+
+
 def test_a_bad_seed_is_not_replayed(make_config: MakeConfig, seed_file: Path) -> None:
     seed_file.write_text("one\n\ntwo\n")
     config = make_config("num_rounds=1")
@@ -143,6 +249,78 @@ def test_a_repair_takes_the_replays_that_rest_on_a_damaged_unit_with_it(
     dead.unlink()
     totals = repair(config_of_run(str(output), MENDED))
     assert (totals.num_pairs, totals.num_error_rows) == (30, 0)
+    assert _stable(output) == before
+    _check(output)
+    assert json.loads((output / "replays/1.json").read_text())["units"] == {}
+
+
+def test_what_a_damaged_plan_had_planned_can_be_replayed_again(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    run(make_config("num_rounds=2", *FAULTY))
+    replay(config_of_run(str(output), MENDED))
+    before = _stable(output)
+    (output / "replays/1.json").write_bytes(b'{"format": 1')
+    with pytest.raises(CommitError, match=r"replays/1\.json.*not JSON.*verify"):
+        run(make_config("num_rounds=2", *MENDED))
+    totals = repair(config_of_run(str(output), MENDED))
+    assert (totals.num_error_rows, totals.num_stopped) == (1, 1)
+    _check(output)
+    replay(config_of_run(str(output), MENDED))
+    assert _stable(output) == before
+    _check(output)
+
+
+def _files(output: Path) -> dict[Path, bytes]:
+    return {
+        path: path.read_bytes()
+        for path in output.rglob("*")
+        if path.is_file() and not {".tmp", ".probe"} & {*path.parts}
+    }
+
+
+@pytest.mark.parametrize("kind", ["file flipped", "seed table"])
+@pytest.mark.parametrize("mistake", ["num_rounds=5", "seeds.path=elsewhere.txt", "run_seed=8"])
+def test_a_repair_that_the_run_would_refuse_deletes_nothing(
+    make_config: MakeConfig, tmp_path: Path, kind: str, mistake: str
+) -> None:
+    output = tmp_path / "run"
+    run(make_config("num_rounds=2"))
+    if kind == "seed table":
+        table = output / "seeds" / "seeds.parquet"
+        table.write_bytes(table.read_bytes()[:-40])
+    else:
+        _damage(output, kind)
+    before = _files(output)
+    with pytest.raises((ValueError, RunMismatchError)):
+        repair(config_of_run(str(output), [mistake]))
+    assert _files(output) == before
+
+
+def test_a_repair_that_was_killed_is_finished_by_the_run(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    run(make_config("num_rounds=2"))
+    _damage(output, "file flipped")
+    attempt = prepare(config_of_run(str(output), []))
+    remove_damaged(attempt.ledger, verify_run(str(output)).damaged_units)
+    run(make_config("num_rounds=2"))
+    _check(output)
+    assert DeltaTable(str(output / "data")).to_pyarrow_table().num_rows == 20
+
+
+def test_a_repair_mends_units_behind_a_damaged_seed_table(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    run(make_config("num_rounds=2"))
+    before = _stable(output)
+    table = output / "seeds" / "seeds.parquet"
+    table.write_bytes(table.read_bytes()[:-40])
+    _damage(output, "file gone")
+    repair(config_of_run(str(output), []))
     assert _stable(output) == before
     _check(output)
 

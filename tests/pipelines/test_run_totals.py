@@ -1,5 +1,6 @@
 """pipelines/run_totals.py: a run whose counts do not add up is an error."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,3 +68,18 @@ def test_an_attempt_is_timed_by_its_own_commits() -> None:
 def test_a_lost_or_doubled_row_is_an_error(receipts: list[Receipt]) -> None:
     with pytest.raises(ReconcileError, match="4 chains x 2 rounds = 8"):
         _reconcile(receipts, [])
+
+
+def test_rows_that_were_replayed_twice_are_an_error_although_the_sum_is_right() -> None:
+    """Two replays of one chain, under two names: each takes the place of the same error row."""
+    base = [_receipt("0000000-ab", r, 3, 1 - r, r) for r in range(2)]
+    other = [_receipt("0000001-ab", r, 0, 4 - 4 * r, 4 * r) for r in range(2)]
+    replayed = [
+        replace(_receipt(f"0000000-{name}.replay1r0", 0, 1, 0, 0), num_replaced_errors=1)
+        for name in "ab"
+    ]
+    later = [replace(_receipt(one.unit_id, 1, 1, 0, 0), num_replaced_stopped=1) for one in replayed]
+    once = [*base, *other, replayed[0], later[0]]
+    assert _reconcile(once, [], num_chains=8).num_pairs == 8
+    with pytest.raises(ReconcileError, match=r"unit 0 round 0: .* replayed twice"):
+        _reconcile([*once, replayed[1], later[1]], [], num_chains=8)

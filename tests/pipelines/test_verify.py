@@ -138,7 +138,7 @@ def test_a_replay_that_stands_still_is_not_finished(writer: RunWriter) -> None:
         pytest.param([0], 1, "duplicated", id="of a pair"),
         pytest.param([5], 1, "unexpected", id="of a chain that was stopped"),
         pytest.param([9], 0, "unexpected", id="of a bad seed"),
-        pytest.param([1], 1, "unexpected", id="under another unit"),
+        pytest.param([1], 1, "replay", id="under another unit"),
     ],
 )
 def test_a_replay_of_what_is_no_dead_letter_is_damage(
@@ -154,19 +154,68 @@ def test_a_replay_of_what_is_no_dead_letter_is_damage(
     assert report.damaged_units[unit_id] == start
 
 
-def test_a_replay_without_one_of_the_chains_of_its_name_is_damage(writer: RunWriter) -> None:
+def test_a_replay_that_was_planned_and_not_begun_is_not_finished(writer: RunWriter) -> None:
     finish(writer)
-    unit_id = writer.write_replay(0, 1, 1, [1, 2], until=1)
-    both = writer.unit_id(0)
-    writer.write_replay(0, 1, 1, [1])
-    writer.fold()
-    assert verify(writer).findings == []
-    # The same receipts under the name of a replay of two chains.
-    renamed = writer.folder / "receipts" / unit_id
-    next(writer.folder.glob("receipts/*.replay1r1")).rename(renamed)
+    writer.write_replay(0, 1, 1, [1, 2], until=1)
     report = verify(writer)
+    assert report.findings == []
+    assert (report.num_error_rows, report.num_not_committed, exit_code(report)) == (2, 4, 3)
+
+
+def test_a_replay_without_one_of_the_chains_of_its_plan_is_damage(writer: RunWriter) -> None:
+    finish(writer)
+    planned = writer.write_replay(0, 1, 1, [1, 2], until=1)
+    for round_index in (1, 2):
+        counts = {"num_stopped": 0, "num_replaced_stopped": round_index - 1}
+        counts |= {"num_replaced_errors": 2 - round_index}
+        reasons = {"engine_error": 1} if round_index == 1 else {}
+        writer.commit(planned, round_index, [1], set(), **counts, replaced_reasons=reasons)
+    writer.fold()
+    report = verify(writer)
+    assert report.num_lost == 2
+    assert report.damaged_units == {planned: 1}
+
+
+def test_a_replay_that_nothing_has_planned_is_damage(writer: RunWriter) -> None:
+    finish(writer)
+    unit_id = writer.write_replay(0, 1, 1, [1, 2])
+    writer.fold()
+    (writer.folder / "replays/1.json").unlink()
+    report = verify(writer)
+    assert report.damaged_units == {unit_id: 1}
+    assert "nor a plan of replays" in describe_report(report)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        pytest.param({"format": 2}, id="another format"),
+        pytest.param({"fingerprint": "0" * 16}, id="another run"),
+        pytest.param({"units": []}, id="no units"),
+        pytest.param({"units": {"0000000-01234567.replay1r1": []}}, id="no chains"),
+        pytest.param({"units": {"0000000-01234567.replay1r1": 7}}, id="a number"),
+        pytest.param({"units": {"0000000-01234567": []}}, id="a unit of the run"),
+    ],
+)
+def test_a_plan_that_is_none_is_damage(writer: RunWriter, edit: dict[str, Any]) -> None:
+    finish(writer)
+    unit_id = writer.write_replay(0, 1, 1, [1, 2])
+    path = writer.folder / "replays/1.json"
+    put_json(path, json.loads(path.read_text()) | edit)
+    report = verify(writer)
+    assert (report.num_replay, exit_code(report)) == (1, 1)
     assert unit_id in report.damaged_units
-    assert both not in report.damaged_units
+    assert "replays/1.json" in describe_report(report)
+
+
+def test_a_copy_that_a_file_manager_made_is_no_receipt(writer: RunWriter) -> None:
+    finish(writer)
+    unit_id = writer.unit_id(0)
+    copy = writer.folder / f"receipts/{unit_id} copy/0.json"
+    copy.parent.mkdir()
+    copy.write_bytes((writer.folder / f"receipts/{unit_id}/0.json").read_bytes())
+    report = verify(writer)
+    assert (report.num_orphans, exit_code(report)) == (1, 0)
 
 
 def test_resample_starts_every_round_from_the_seed(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ class RunWriter:
     fingerprint: str = ""
     refs: list[Row] = field(default_factory=list[Row])
     texts: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
+    plans: dict[int, Row] = field(default_factory=dict[int, Row])  # of replays, by generation
     image_bytes: int = 0  # of noise behind each picture, for benchmarks
 
     def __post_init__(self) -> None:
@@ -89,9 +90,12 @@ class RunWriter:
         fail_at: int | None = None,
         until: int | None = None,
     ) -> str:
-        """Commits a replay of `chains`; all fail again in round `fail_at`."""
+        """Plans and commits a replay of `chains`; all fail again in round `fail_at`."""
         ids = sorted(self.chain_ids[chain] for chain in chains)
         unit_id = derive_replay_id(index, ids, generation, start)
+        self.plans.setdefault(generation, {})[unit_id] = ids
+        plan = {"format": 1, "fingerprint": self.fingerprint, "units": self.plans[generation]}
+        put_json(self.folder / f"replays/{generation}.json", plan)
         for r in range(start, self.num_rounds if until is None else until):
             is_over = fail_at is not None and r > fail_at
             live = [] if is_over else chains
