@@ -22,7 +22,15 @@ from cluster.storage_local import LocalStore
 from cluster.storage_remote import RETRY_TIMEOUT_S, RemoteStore
 from cluster.storage_single import SingleWriterStore
 
-__all__ = ["LocalStore", "RemoteStore", "SingleWriterStore", "Store", "open_store"]
+__all__ = [
+    "LocalStore",
+    "RemoteStore",
+    "SingleWriterStore",
+    "Store",
+    "is_local",
+    "local_path",
+    "open_store",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +61,26 @@ def open_store(
     return SingleWriterStore(store)
 
 
+def is_local(uri: str) -> bool:
+    """Whether the store under `uri` is a folder; `ValueError` as for `open_store`."""
+    return _check(uri) not in REMOTE_SCHEMES
+
+
+def local_path(uri: str) -> Path:
+    """The folder behind a local `uri`; relative where a plain path is."""
+    if _check(uri) == "file":
+        return Path(unquote(urlsplit(uri).path))
+    return Path(uri).expanduser()
+
+
 def _open(uri: str, retry_timeout_s: float) -> Store:
+    if not is_local(uri):
+        return RemoteStore(uri, retry_timeout_s)
+    return LocalStore(str(local_path(uri).absolute()))
+
+
+def _check(uri: str) -> str:
+    """The scheme of `uri`, empty for a plain path; `ValueError` unless a store can lie there."""
     scheme, separator, rest = uri.partition("://")
     if separator and ("@" in rest.partition("/")[0] or "?" in rest):
         # Not echoed: what stands there may be a secret.
@@ -72,11 +99,9 @@ def _open(uri: str, retry_timeout_s: float) -> Store:
             f"storage uri {uri!r}: must be a local path or start with file://, "
             + ", ".join(f"{known}://" for known in REMOTE_SCHEMES)
         )
-    if scheme in REMOTE_SCHEMES and separator:
-        return RemoteStore(uri, retry_timeout_s)
     if not separator:
-        return LocalStore(str(Path(uri).expanduser().absolute()))
+        return ""
     parts = urlsplit(uri)
-    if parts.netloc not in ("", "localhost") or not parts.path:
+    if scheme == "file" and (parts.netloc not in ("", "localhost") or not parts.path):
         raise ValueError(f"storage uri {uri!r}: must be file:///absolute/path, with three slashes")
-    return LocalStore(unquote(parts.path))
+    return scheme

@@ -17,9 +17,8 @@ from cluster.errors import RunMismatchError
 from cluster.ledger import Ledger
 from cluster.run_record import open_run
 from cluster.snapshot import Snapshot
-from cluster.storage import Store, open_store
+from cluster.storage import Store, is_local, local_path, open_store
 from pipelines import seeds as seed_tables
-from pipelines.overview import is_local, local_path
 from pipelines.synergy import Models, SynergyConfig, fingerprint_fields
 
 

@@ -139,9 +139,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from pipelines import overview
+    from pipelines import configs, overview
 
-    config = overview.load_config(arguments.config, arguments.words)
+    config = configs.load_config(arguments.config, arguments.words)
     plan = overview.make_plan(config)
     print(overview.describe_plan(plan, config))
     if arguments.json:
@@ -150,9 +150,9 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from pipelines import overview
+    from pipelines import configs
 
-    config = overview.load_config(arguments.config, arguments.words)
+    config = configs.load_config(arguments.config, arguments.words)
     # After the config: a typo must not wait for Ray's import.
     from pipelines.run import run
 
@@ -160,18 +160,18 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _repair(arguments: argparse.Namespace) -> int:
-    from pipelines import overview
+    from pipelines import configs
 
-    config = overview.config_of_run(arguments.output, arguments.words)
+    config = configs.config_of_run(arguments.output, arguments.words)
     from pipelines.repair import repair
 
     return _print_totals(repair(config), arguments)
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    from pipelines import overview
+    from pipelines import configs
 
-    config = overview.config_of_run(arguments.output, arguments.words)
+    config = configs.config_of_run(arguments.output, arguments.words)
     from pipelines.run import replay
 
     return _print_totals(replay(config, arguments.reason or ()), arguments)
@@ -187,9 +187,9 @@ def _print_totals(totals: "Totals", arguments: argparse.Namespace) -> int:
 
 
 def _seeds(arguments: argparse.Namespace) -> int:
-    from pipelines import overview
+    from pipelines import configs, overview
 
-    config = overview.load_config(arguments.config, arguments.words)
+    config = configs.load_config(arguments.config, arguments.words)
     from pipelines.run import write_seeds
 
     table = write_seeds(config)

@@ -26,9 +26,10 @@ _COLUMNS = ["chain_id", "round_index", "seed", "image"]
 
 def read_chains(ledger: Ledger, num_chains: int) -> list[list[Row]]:
     """The rows of the first chains of the first committed unit, by chain, in round order."""
-    receipts = sorted(ledger.receipts(), key=lambda r: (r.unit_id, r.round_index))
-    unit = [r for r in receipts if r.unit_id == receipts[0].unit_id]
-    rows = [row for receipt in unit for row in _read(ledger, receipt)]
+    committed = ledger.committed()
+    first = min(committed, default=("", 0))[0]
+    receipts = ledger.receipts(one for one in committed if one[0] == first)
+    rows = [row for receipt in receipts for row in _read(ledger, receipt)]
     rows.sort(key=lambda row: (row["chain_id"], row["round_index"]))
     chains = [list(rows) for _, rows in groupby(rows, key=lambda row: row["chain_id"])]
     chains.sort(key=len, reverse=True)  # whole chains first, they show more

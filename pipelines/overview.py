@@ -5,51 +5,17 @@ Limits: looks at this machine only; GPUs of a cluster that it has not joined are
 
 import dataclasses
 import importlib.util
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from actors.images import estimate_image_bytes
-from actors.models import resolve_model
-from cluster import config as config_files
 from cluster.plan import Plan, PoolPlan, count_calls
 from cluster.pool import PoolConfig
-from cluster.run_record import read_run
 from cluster.session import plan_session
-from cluster.storage import open_store
 from pipelines import seeds as seed_tables
 from pipelines.sources import count_problems
 from pipelines.synergy import SynergyConfig, stages_of_round
-
-
-def load_config(path: str, words: Sequence[str]) -> SynergyConfig:
-    """The config, checked as far as it can be without touching storage, seeds or Ray.
-
-    Raises:
-        ValueError: a key, type or value is wrong, or a model folder is missing.
-    """
-    config = config_files.load(SynergyConfig, path, words)
-    open_store(config.output)  # a wrong URI is found here
-    if config.generator.backend == "sdxl":
-        resolve_model(config.generator.model, "sdxl")
-    if config.captioner.backend == "hf_mllm":
-        resolve_model(config.captioner.model, "llava")
-    author = config.seeds.author
-    if config.seeds.path is None and author.model.backend == "hf_mllm":
-        resolve_model(author.model.model, "llava")
-    return config
-
-
-def config_of_run(output: str, words: Sequence[str]) -> SynergyConfig:
-    """The config that a run was begun with, and `words` over it; what decides the pairs stays.
-
-    Raises:
-        ValueError: there is no run, or a word is wrong.
-    """
-    record = read_run(open_store(output))["record"] | {"output": output}
-    return config_files.from_dict(SynergyConfig, record, f"of the run {output}", words)
 
 
 def make_plan(config: SynergyConfig) -> Plan:
@@ -131,16 +97,6 @@ def describe_seeds(table: pa.Table, output: str) -> str:
 def can_show_datasets() -> bool:
     """Whether the optional `datasets` package is there."""
     return importlib.util.find_spec("datasets") is not None
-
-
-def is_local(output: str) -> bool:
-    """Whether an output is a folder of this machine."""
-    return "://" not in output or output.startswith("file://")
-
-
-def local_path(output: str) -> Path:
-    """The folder of a local output."""
-    return Path(output.removeprefix("file://")).expanduser()
 
 
 def _describe_author(config: SynergyConfig) -> list[str]:

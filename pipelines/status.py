@@ -14,10 +14,10 @@ from cluster.errors import PairloomError
 from cluster.ledger import Ledger
 from cluster.receipts import Receipt
 from cluster.run_record import read_run
-from cluster.storage import open_store
+from cluster.storage import is_local, local_path, open_store
 from pipelines import seeds as seed_tables
 from pipelines.contact_sheet import draw_sheet, read_chains
-from pipelines.overview import can_show_datasets, is_local, local_path
+from pipelines.overview import can_show_datasets
 from pipelines.run_totals import Totals, count_reasons
 
 SHEET_NAME = "contact_sheet.png"

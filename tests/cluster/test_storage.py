@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ConditionalPutUnsupportedError, StoreError
-from cluster.storage import LocalStore, RemoteStore, open_store
+from cluster.storage import LocalStore, RemoteStore, is_local, local_path, open_store
 from tests.conftest import FaultProxy, S3Server
 
 
@@ -272,6 +272,22 @@ def test_local_uris_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert open_store(f"file://{tmp_path}/a%20b").uri == str(tmp_path / "a b")
     assert isinstance(open_store("gs://bucket/run"), RemoteStore)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("uri", ["{}/a b", "file://{}/a%20b", "file://localhost{}/a%20b"])
+def test_the_path_of_a_local_uri_is_where_its_store_writes(tmp_path: Path, uri: str) -> None:
+    uri = uri.format(tmp_path)
+    open_store(uri).put("x", b"1")
+    assert is_local(uri)
+    assert (local_path(uri) / "x").read_bytes() == b"1"
+
+
+def test_a_plain_path_stays_relative_and_a_remote_uri_is_no_path() -> None:
+    assert local_path("out/run") == Path("out/run")
+    assert local_path("~/run") == Path.home() / "run"
+    assert not is_local("s3://bucket/run")
+    with pytest.raises(ValueError, match="must be a local path"):
+        is_local("ftp://host/x")
 
 
 @pytest.mark.parametrize("key", ["", "/etc/x", "a/../b", "a//b", "./a", ".tmp/x", "a/"])

@@ -16,7 +16,7 @@ from cluster.ledger import Ledger
 from cluster.receipts import Counts
 from cluster.storage import LocalStore
 from pipelines.attempt import prepare
-from pipelines.overview import config_of_run
+from pipelines.configs import config_of_run
 from pipelines.repair import remove_damaged, repair
 from pipelines.replay import claim_replays
 from pipelines.run import replay, run
