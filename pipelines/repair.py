@@ -7,23 +7,25 @@ first, then receipts, the last round first: a crash in between leaves a unit tha
 unfinished, or one of which a second repair is needed.
 
 Limits: what is made anew has the same ids and rng_seeds; on other hardware not the same pixels. The
-seed table can be made anew from a seed file only; `run.json` cannot. Whether a cluster has room for
-the pools shows when the run joins it.
+seed table can be made anew from a seed file only; `run.json` cannot.
 """
 
 import logging
 from collections.abc import Collection, Mapping
+
+import pyarrow as pa
 
 from actors.records import parse_unit_id
 from cluster.config import to_dict
 from cluster.errors import CommitError
 from cluster.ledger import Ledger
 from cluster.run_record import open_run
+from cluster.session import session
 from cluster.storage import open_store
 from pipelines import seeds as seed_tables
 from pipelines.attempt import Attempt, prepare
 from pipelines.replay import PLAN_FOLDER, read_plans, remove_planned
-from pipelines.run import run
+from pipelines.run import loop_demands, run
 from pipelines.run_totals import Totals
 from pipelines.synergy import Models, SynergyConfig, fingerprint_fields
 from pipelines.verify import Report, describe_report, verify_run
@@ -42,8 +44,38 @@ def repair(config: SynergyConfig) -> Totals:
     report = verify_run(config.output)
     if report.is_sound:
         raise ValueError(f"{config.output} is sound: nothing to repair")
-    if report.num_seeds:
-        _mend_seeds(config)
+    table = _read_seeds(config) if report.num_seeds else prepare(config).seeds
+    # Joined before the first delete: whether the pools have room shows here.
+    with session(config.cluster, demands=loop_demands(config)):
+        _take_out(config, report, table)
+        totals = run(config)
+    report = verify_run(config.output)
+    if not report.is_sound:
+        raise CommitError(describe_report(report))
+    return totals
+
+
+def _read_seeds(config: SynergyConfig) -> pa.Table:
+    """The seed table as its file gives it, if that still holds what the run began with."""
+    if config.seeds.path is None:
+        raise ValueError(
+            f"{config.output}: the seed table is damaged, and a model wrote it: put "
+            f"{seed_tables.SEEDS_KEY} back from a copy"
+        )
+    store = open_store(config.output, is_single_writer=config.is_single_writer)
+    table = seed_tables.read_table(config.seeds, config.run_seed)
+    models = Models(generator=config.generator.identity(), captioner=config.captioner.identity())
+    fields = fingerprint_fields(config, models, seed_tables.table_identity(table))
+    open_run(store, to_dict(config), fields)  # refuses other seeds, and any other config
+    return table
+
+
+def _take_out(config: SynergyConfig, report: Report, table: pa.Table | None) -> None:
+    """Takes out what is damaged, and puts the seed table back; here the first delete is."""
+    if report.num_seeds and table is not None:
+        store = open_store(config.output, is_single_writer=config.is_single_writer)
+        store.delete(seed_tables.SEEDS_KEY)
+        seed_tables.commit_table(store, table)
         report = verify_run(config.output)  # it had ended at the seed table
     attempt = prepare(config)
     if report.num_replay:
@@ -57,27 +89,6 @@ def repair(config: SynergyConfig) -> Totals:
         num_removed,
         len(gone),
     )
-    totals = run(config)
-    report = verify_run(config.output)
-    if not report.is_sound:
-        raise CommitError(describe_report(report))
-    return totals
-
-
-def _mend_seeds(config: SynergyConfig) -> None:
-    """Reads the seed table again from its file, if that still holds what the run began with."""
-    if config.seeds.path is None:
-        raise ValueError(
-            f"{config.output}: the seed table is damaged, and a model wrote it: put "
-            f"{seed_tables.SEEDS_KEY} back from a copy"
-        )
-    store = open_store(config.output, is_single_writer=config.is_single_writer)
-    table = seed_tables.read_table(config.seeds, config.run_seed)
-    models = Models(generator=config.generator.identity(), captioner=config.captioner.identity())
-    fields = fingerprint_fields(config, models, seed_tables.table_identity(table))
-    open_run(store, to_dict(config), fields)  # refuses other seeds, and any other config
-    store.delete(seed_tables.SEEDS_KEY)
-    seed_tables.commit_table(store, table)
 
 
 def _remove_plans(attempt: Attempt, report: Report) -> None:

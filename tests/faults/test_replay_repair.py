@@ -281,7 +281,9 @@ def _files(output: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize("kind", ["file flipped", "seed table"])
-@pytest.mark.parametrize("mistake", ["num_rounds=5", "seeds.path=elsewhere.txt", "run_seed=8"])
+@pytest.mark.parametrize(
+    "mistake", ["num_rounds=5", "seeds.path=elsewhere.txt", "pools.generator.num_cpus=99"]
+)
 def test_a_repair_that_the_run_would_refuse_deletes_nothing(
     make_config: MakeConfig, tmp_path: Path, kind: str, mistake: str
 ) -> None:
