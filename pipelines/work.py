@@ -1,6 +1,7 @@
 """What is left to do of a run: its units with the table that they slice, read from the ledger.
 
-Limits: one listing of receipts is all that is looked at; none is read, unless a replay was cut off.
+Limits: one listing of receipts and the plans of replays are all that is looked at; no receipt is
+read, unless a replay was cut off.
 """
 
 from dataclasses import dataclass
