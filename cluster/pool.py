@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 # A waiting sender costs the dispatcher a coroutine; Ray's default of 1000 would block the rest.
 MAX_WAITING = 100_000
+# Before a batch is sent again whose way to the dispatcher was cut.
+UNAVAILABLE_S = 1.0
 # A spot notice is 30 s (Azure) to 120 s (AWS) ahead; asking costs 0.3 ms.
 NODES_POLL_S = 1.0
 
@@ -98,7 +100,15 @@ class Pool:
             rows_ref = ray.put(rows)
             # In a list Ray passes a reference on; bare, it would carry the rows there.
             sent = self._dispatcher.submit.remote([rows_ref], len(rows), order)
-            outcome = await self._or_pool_error(sent)
+            try:
+                outcome: Outcome = await sent
+            except ray.exceptions.ActorUnavailableError as error:
+                # The way there, not the dispatcher: the batch may be done twice, never wrongly.
+                logger.warning("pool %s: %s", self.name, _one_line(error))
+                await asyncio.sleep(UNAVAILABLE_S)
+                continue
+            except ray.exceptions.RayActorError as error:
+                raise self._is_gone(error) from error
             if outcome.is_lost:
                 logger.warning("pool %s: rows were lost on their way: %s", self.name, outcome.error)
                 continue
@@ -109,7 +119,8 @@ class Pool:
                 logger.warning("pool %s: an answer was lost with its node: %s", self.name, error)
         raise PoolError(
             f"pool {self.name!r}: a batch of {len(rows)} rows, or its answer, was lost on its way "
-            f"{self.config.max_attempts} times; look for nodes that run out of memory or disk"
+            f"{self.config.max_attempts} times; look for nodes that run out of memory or disk, or "
+            "cannot reach each other"
         )
 
     def _get(self, reference: Any) -> Any:
@@ -117,12 +128,6 @@ class Pool:
         try:
             return ray.get(reference)
         except ray.exceptions.RayActorError as error:
-            raise self._is_gone(error) from error
-
-    async def _or_pool_error(self, reference: Awaitable[T]) -> T:
-        try:
-            return await reference
-        except _ray().exceptions.RayActorError as error:
             raise self._is_gone(error) from error
 
     def _is_gone(self, error: Exception) -> PoolError:

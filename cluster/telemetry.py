@@ -49,8 +49,17 @@ class Board:
     _actor: Any = field(repr=False)
 
     async def begin(self, stage: str, unit_id: str) -> int:
-        """Counts the tries of a unit at a stage, this one included, since it last got through."""
-        return await self._actor.begin.remote(stage, unit_id)
+        """Counts the tries of a unit at a stage, this one included, since it last got through.
+
+        0 when the board cannot be reached for now: it is for people, and ends no run.
+        """
+        from ray.exceptions import ActorUnavailableError
+
+        try:
+            return await self._actor.begin.remote(stage, unit_id)
+        except ActorUnavailableError as error:
+            logger.warning("%s: the board does not answer: %s", stage, error)
+            return 0
 
     def add(self, stage: str, num_rows: int, num_errors: int = 0, unit_id: str = "") -> None:
         """Counts what got through, and returns before the board has heard of it."""

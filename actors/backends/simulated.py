@@ -44,6 +44,7 @@ FAULTS: Final = (
     "dead",  # EngineDeadError
     "abort",  # the process kills itself, as the kernel does when memory runs out
     "hang",  # the call takes `hang_s`
+    "balloon",  # the same, and holds `balloon_mb` of memory meanwhile
 )
 _MAGIC: Final = b"PLM1"
 _HEADER: Final = struct.Struct(">4sI")
@@ -58,7 +59,8 @@ class SimulatedConfig:
     row_s: float = 0.0  # seconds per row, on top
     # each call takes 1 +- jitter times as long; drawn from the rng_seeds of its batch
     jitter: float = 0.0
-    hang_s: float = 3600.0  # seconds of a "hang"
+    hang_s: float = 3600.0  # seconds of a "hang" or a "balloon"
+    balloon_mb: int = 4096
     fault: str = "none"  # what happens on a faulty row, one of FAULTS
     # rows whose prompt (the one inside the picture, for captions) contains it are faulty
     fault_marker: str = ""
@@ -79,8 +81,9 @@ class SimulatedConfig:
                 raise ValueError(
                     f"field {name!r} is {getattr(self, name)!r}: must be between 0 and 1"
                 )
-        if self.oom_above < 0:
-            raise ValueError(f"field 'oom_above' is {self.oom_above}: must be 0 or more")
+        for name in ("oom_above", "balloon_mb"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"field {name!r} is {getattr(self, name)}: must be 0 or more")
         if self.fault not in FAULTS:
             raise ValueError(f"field 'fault' is {self.fault!r}: must be one of {', '.join(FAULTS)}")
 
@@ -178,6 +181,10 @@ class _Simulator:
             raise EngineDeadError("simulated death of the engine")
         if self._config.fault == "abort":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._config.fault == "balloon":
+            held = np.ones(self._config.balloon_mb << 20, dtype=np.uint8)  # written, so really taken
+            time.sleep(self._config.hang_s)
+            del held
         if self._config.fault == "hang":
             time.sleep(self._config.hang_s)
 
