@@ -131,12 +131,20 @@ def run_in_an_outage(
         "limits.grace_s=5",
         num_seeds=40,
     )
+    client, under = moto_s3.client(), f"{moto_s3.prefix}/receipts/"
+
+    def is_under_way() -> bool:
+        return client.list_objects_v2(Bucket=moto_s3.bucket, Prefix=under)["KeyCount"] >= 3
+
     process = cli.start(["run", *words])
-    wait_for(lambda: len([key for key in moto_s3.objects() if "receipts" in key]) >= 3, process)
-    fault_proxy.fault = lambda method, path: "reset"
-    time.sleep(6)  # a look of the watcher has begun since, and every unit is stuck in `record`
-    yield process
-    fault_proxy.fault = never
+    try:
+        wait_for(is_under_way, process)
+        fault_proxy.fault = lambda method, path: "reset"
+        time.sleep(6)  # a look of the watcher has begun since, and every unit is stuck in `record`
+        yield process
+    finally:
+        process.kill()
+        fault_proxy.fault = never
     check_sound(moto_s3.uri)
 
 
