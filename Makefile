@@ -1,6 +1,6 @@
 # Two commands on a fresh machine with Python 3.11, make and git: `make demo` and `make test`.
 # Both install what they need into .venv. Outside this folder they leave what Ray, pip and datasets
-# keep: /tmp/ray, ~/.ray/auth_token, ~/.cache.
+# keep: /tmp/pairloom-<uid>, ~/.ray/auth_token, ~/.cache.
 
 PYTHON ?= python3.11
 VENV := .venv

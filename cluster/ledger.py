@@ -24,7 +24,6 @@ from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 
 import pyarrow as pa
 
@@ -62,7 +61,7 @@ class Ledger:
     ) -> None:
         self.store = store
         self.fingerprint = fingerprint
-        self._versions = dict(_package_versions() if versions is None else versions)
+        self._versions = dict(versions or {})
 
     def commit(
         self,
@@ -323,13 +322,3 @@ def _check_unit(unit_id: str, round_index: int) -> None:
         raise ValueError(f"unit_id {unit_id!r}: must be letters, digits, '_', '.', '-'")
     if round_index < 0:
         raise ValueError(f"round_index is {round_index}: must be 0 or more")
-
-
-def _package_versions() -> dict[str, str]:
-    versions: dict[str, str] = {}
-    for package in ("pairloom", "pyarrow", "obstore"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions

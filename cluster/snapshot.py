@@ -32,9 +32,7 @@ from deltalake.transaction import AddAction
 
 from cluster.errors import StoreError
 from cluster.receipts import Receipt
-from cluster.storage_remote import (
-    _is_http_allowed,  # pyright: ignore[reportPrivateUsage]
-)
+from cluster.storage_remote import is_http_allowed
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +120,7 @@ class Snapshot:
             return self._table
         # For S3; without it delta-rs refuses an endpoint that is no https. All else it finds in
         # the environment, as obstore does.
-        options = {"aws_allow_http": "true"} if not self._is_local and _is_http_allowed() else {}
+        options = {"aws_allow_http": "true"} if not self._is_local and is_http_allowed() else {}
         # Not by `is_deltatable`: it holds the interpreter's lock while it waits for the store.
         try:
             self._table = DeltaTable(self.uri, storage_options=options)

@@ -183,7 +183,7 @@ class RemoteStore(Store):
 def _connect(uri: str, retry_timeout_s: float) -> "ObjectStore":
     """A client that tries once; it reads the environment, and files that it names, now."""
     options: ClientConfig = {
-        "allow_http": _is_http_allowed(),
+        "allow_http": is_http_allowed(),
         "connect_timeout": timedelta(seconds=min(5.0, retry_timeout_s)),
         # For one whole request: 512 MB at 5 MB/s still pass.
         "timeout": timedelta(seconds=min(120.0, retry_timeout_s)),
@@ -194,7 +194,7 @@ def _connect(uri: str, retry_timeout_s: float) -> "ObjectStore":
         raise ValueError(f"storage uri {uri!r}: {_brief(error)}") from None
 
 
-def _is_http_allowed() -> bool:
+def is_http_allowed() -> bool:
     if os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes"):
         return True
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import pyarrow as pa
 
@@ -20,6 +21,18 @@ from cluster.snapshot import Snapshot
 from cluster.storage import Store, is_local, local_path, open_store
 from pipelines import seeds as seed_tables
 from pipelines.synergy import Models, SynergyConfig, fingerprint_fields
+
+# Whose versions a receipt names: what may change a picture, a text, or a file.
+RECORDED_PACKAGES = (
+    "pairloom",
+    "ray",
+    "torch",
+    "diffusers",
+    "transformers",
+    "pillow",
+    "pyarrow",
+    "obstore",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +67,8 @@ def prepare(config: SynergyConfig) -> Attempt:
         table = found
         identity = seed_tables.author_identity(config.seeds, config.seeds.author.model.identity())
     fields = fingerprint_fields(config, models, identity)
-    ledger = Ledger(store, _claim(store, config, fields))
+    versions = {name: version(name) for name in RECORDED_PACKAGES}
+    ledger = Ledger(store, _claim(store, config, fields), versions=versions)
     if table is not None and table is not found:
         table = seed_tables.commit_table(store, table)
     return Attempt(

@@ -182,7 +182,7 @@ class _Simulator:
         if self._config.fault == "abort":
             os.kill(os.getpid(), signal.SIGKILL)
         if self._config.fault == "balloon":
-            held = np.ones(self._config.balloon_mb << 20, dtype=np.uint8)  # written, so really taken
+            held = np.ones(self._config.balloon_mb << 20, dtype=np.uint8)  # written, so taken
             time.sleep(self._config.hang_s)
             del held
         if self._config.fault == "hang":

@@ -51,7 +51,7 @@ class CommitMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.memory = MemoryStore(is_conditional=type(self).is_conditional)
-        self.ledger = Ledger(self.memory, "f", versions={})
+        self.ledger = Ledger(self.memory, "f")
         self.attempts: list[Attempt] = []
         self.replays = set[str]()  # as far as they were begun
         self.committed: dict[str, bytes] = {}  # receipts, as each was first seen
@@ -83,7 +83,7 @@ class CommitMachine(RuleBasedStateMachine):
             return
 
         def work(store: Store) -> None:
-            ledger = Ledger(store, "f", versions={})
+            ledger = Ledger(store, "f")
             grow_unit(ledger, unit, NUM_ROUNDS, name, first_round=first_round)
 
         self.attempts.append(Attempt(self.memory, work))

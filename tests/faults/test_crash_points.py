@@ -59,7 +59,7 @@ def _prepare(kind: str, folder: Path) -> None:
     if kind == "resume":
         # One round of u0 is committed; of u1, and of u0 by a loser, only orphans are there.
         fingerprint = open_run(store, {}, {"num_rounds": NUM_ROUNDS})
-        ledger = Ledger(store, fingerprint, versions={})
+        ledger = Ledger(store, fingerprint)
         for unit_id in UNITS:
             ledger.commit(unit_id, 0, *grow_round(unit_id, 0, None, "first"))
         store.delete("receipts/u1/0.json")

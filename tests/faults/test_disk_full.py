@@ -48,7 +48,7 @@ def test_a_commit_on_a_full_disk_fails_whole_and_succeeds_with_room(
 ) -> None:
     """With nothing free at all, and with room for the half of a shard."""
     run = small_disk / "run"
-    ledger = Ledger(open_store(str(run)), "f", versions={})
+    ledger = Ledger(open_store(str(run)), "f")
     ledger.commit("u0", 0, *grow_round("u0", 0, None, "a"))
     pairs, dead_letters, counts = grow_round("u1", 0, None, "a")
     ballast_column = pa.array([os.urandom(64 << 10) for _ in range(pairs.num_rows)])
@@ -70,7 +70,7 @@ def test_a_disk_that_fills_between_the_shard_and_its_receipt_leaves_no_commit(
 ) -> None:
     run = small_disk / "run"
     store = open_store(str(run))
-    ledger = Ledger(store, "f", versions={})
+    ledger = Ledger(store, "f")
     ledger.commit("u0", 0, *grow_round("u0", 0, None, "a"))
     pairs, _, counts = grow_round("u1", 0, None, "a")
 
@@ -82,7 +82,7 @@ def test_a_disk_that_fills_between_the_shard_and_its_receipt_leaves_no_commit(
                 _fill(small_disk)
             return super().put_if_absent(key, data)
 
-    filling = Ledger(FullAfterTheShard(str(run)), "f", versions={})
+    filling = Ledger(FullAfterTheShard(str(run)), "f")
     with pytest.raises(StoreError, match=r"receipts/u1/0\.json.*No space left"):
         filling.commit("u1", 0, pairs, DEAD_LETTERS.empty_table(), counts)
     assert ledger.receipt("u1", 0) is None
