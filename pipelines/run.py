@@ -32,9 +32,9 @@ from pipelines import seeds as seed_tables
 from pipelines.attempt import Attempt, prepare
 from pipelines.leaving import Stop, stop_on_signals
 from pipelines.pull import pull
-from pipelines.replay import plan_replays
+from pipelines.replay import claim_replays
 from pipelines.run_totals import Totals, reconcile
-from pipelines.stages import STAGE_CPUS
+from pipelines.stages import STAGE_CPUS, least_processes
 from pipelines.synergy import (
     Pools,
     SynergyConfig,
@@ -86,7 +86,9 @@ def replay(config: SynergyConfig, reasons: Collection[str] = ()) -> Totals:
         work = None if attempt.seeds is None else _work(attempt, attempt.seeds)
         if work is None or work.units:
             raise ValueError(f"{config.output} is not finished: `pairloom run` its config first")
-        replays = plan_replays(attempt.ledger, reasons, offset=work.starts.num_rows)
+        replays = claim_replays(
+            attempt.ledger, reasons, config.num_rounds, offset=work.starts.num_rows
+        )
         if not replays.units:
             kinds = (
                 f" for {', '.join(sorted(reasons))}" if reasons else " other than for a bad seed"
@@ -221,9 +223,20 @@ def _session(config: SynergyConfig, *demands: Demand) -> Generator[SessionInfo]:
 
 
 def loop_demands(config: SynergyConfig) -> list[Demand]:
-    """What the two pools of the loop ask for at once; the author's is gone before they start."""
+    """What the pools and stages of the loop ask for at once; the author is gone before."""
     pools = config.pools
-    return [_demand("generator", pools.generator), _demand("captioner", pools.captioner)]
+    return [
+        _demand("generator", pools.generator),
+        _demand("captioner", pools.captioner),
+        Demand(
+            name="stages",
+            num_replicas=least_processes(
+                config.stages, config.num_rounds * len(stages_of_round(0))
+            ),
+            num_cpus=STAGE_CPUS,
+            num_gpus=0.0,
+        ),
+    ]
 
 
 def _demand(name: str, pool: PoolConfig) -> Demand:
