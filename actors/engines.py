@@ -8,7 +8,7 @@ not thread-safe (diffusers schedulers keep state) and are built where they run, 
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -42,6 +42,28 @@ class CaptionEngine(Protocol):
     def describe(
         self, images: list[Image.Image], instruction: str, rng_seeds: list[int]
     ) -> list[str]: ...
+
+
+@runtime_checkable
+class PreprocessingEngine(Protocol):
+    """What a CaptionEngine may have besides: its work on the CPU apart from that on the device.
+
+    `describe(images, instruction, rng_seeds)` then says the same as
+    `describe_preprocessed(preprocess(images, instruction), rng_seeds)`.
+    """
+
+    def preprocess(self, images: list[Image.Image], instruction: str) -> Any:
+        """Resizes to the model's grid, normalises and tokenizes, into tensors of the CPU.
+
+        Called on a thread of its own, one batch at a time, while another batch is described: it
+        leaves the device alone and shares nothing with `describe_preprocessed` that the other may
+        change. Where it raises, `describe` is asked instead: that one finds out which row it was.
+        """
+        ...
+
+    def describe_preprocessed(self, inputs: Any, rng_seeds: list[int]) -> list[str]:
+        """One answer per image of `inputs`, which is not altered: a batch is tried twice."""
+        ...
 
 
 class TextEngine(Protocol):

@@ -10,10 +10,25 @@ cluster.
 import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Row = dict[str, Any]
 BatchFunction = Callable[[list[Row]], list[Row]]
+
+
+@runtime_checkable
+class BatchSteps(Protocol):
+    """A batch function in three steps, so that its model never waits for the CPU.
+
+    While `work` has one batch, `prepare` may have the next one and `finish` the one before, each on
+    a thread of its own; all the batches go through each of them in one order.
+    """
+
+    def prepare(self, rows: list[Row]) -> Any: ...
+    def work(self, prepared: Any) -> Any: ...
+    def finish(self, worked: Any) -> list[Row]: ...
+
+
 PoisonKind = Literal["replica_died", "call_timeout", "engine_dead", "wrong_row_count"]
 
 
