@@ -212,6 +212,7 @@ class _DispatcherActor:
             return _RayReplica(replica_class, f"{name}/{index}", config, factory_pickle)
 
         self._dispatcher = Dispatcher(name, config, launch)
+        self._watch: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return self._label
@@ -233,7 +234,8 @@ class _DispatcherActor:
         self._dispatcher.drain()
 
     async def close(self) -> None:
-        self._watch.cancel()
+        if self._watch is not None:  # Ray may let a close overtake the start
+            self._watch.cancel()
         self._dispatcher.close()
 
     async def _watch_nodes(self) -> None:

@@ -65,6 +65,7 @@ def _kill_after(words: list[str], output: Path, num_receipts: int, delay_s: floa
     process.communicate()
 
 
+@pytest.mark.faults
 def test_sigkill_at_five_random_moments_loses_and_repeats_nothing(tmp_path: Path) -> None:
     log = tmp_path / "draw.log"
     slow = ["generator.simulated.call_s=0.6", f"generator.simulated.log_path={log}"]
