@@ -86,6 +86,8 @@ def _require(name: str, value: object, is_met: bool, demand: str) -> None:
 class PoolStats:
     """Counts since the pool started; `busy_s` sums the seconds spent inside batch functions."""
 
+    num_replicas: int
+    """As many as there are to be now: `PoolConfig.num_replicas`, or what `resize` said last."""
     num_replicas_ready: int
     num_loads: int
     num_restarts: int

@@ -13,6 +13,7 @@ coroutines.
 import asyncio
 import contextlib
 import logging
+from dataclasses import replace
 from typing import Any
 
 from cluster.dispatch import (
@@ -94,6 +95,7 @@ class Dispatcher:
 
     def stats(self) -> PoolStats:
         return PoolStats(
+            num_replicas=self._lives.num_places(),
             num_replicas_ready=self._lives.num_ready(),
             num_loads=self._lives.num_loads,
             num_restarts=self._lives.num_restarts,
@@ -122,6 +124,12 @@ class Dispatcher:
         self._suspects.clear()
         self._notify()
 
+    def resize(self, num_replicas: int) -> None:
+        """Has that many replicas from now on; those that go finish what they have."""
+        if self._refusal() is None:
+            self._lives.resize(num_replicas)
+            self._notify()
+
     def set_draining_nodes(self, node_ids: set[str]) -> None:
         """Tells which nodes are going; replicas there get no new batch and are moved when idle."""
         self._lives.set_draining_nodes(node_ids)
@@ -139,7 +147,8 @@ class Dispatcher:
         return Outcome(error=message, is_draining=True)
 
     def _waiting(self) -> str:
-        return describe_waiting(self._lives.slots.values(), self._config, now_s())
+        config = replace(self._config, num_replicas=self._lives.num_places())
+        return describe_waiting(self._lives.slots.values(), config, now_s())
 
     def _hand_out(self) -> None:
         max_in_flight = self._config.in_flight_per_replica

@@ -3,7 +3,8 @@
 A model that fails to load the first time fails the pool at once; a replacement that fails to load
 (the dead process may still hold the GPU's memory) counts as one more death. A life after one that a
 batch answers for repeats a row that was answered before (see `isolation.py`). A replica whose node
-is draining finishes what it has and is replaced elsewhere, which is no death.
+is draining finishes what it has and is replaced elsewhere; one too many, because the pool was made
+smaller, finishes what it has and goes. Neither is a death.
 
 Limits: hands out no work, and keeps no state across its own death. Knows no Ray: it drives replicas
 through `ReplicaLink`, so tests drive it with plain coroutines.
@@ -12,6 +13,7 @@ through `ReplicaLink`, so tests drive it with plain coroutines.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from itertools import count
 from typing import Any, Protocol
 
 from cluster.dispatch import Batch, End, PoolConfig, Slot, is_overdue, restart_delay_s
@@ -78,13 +80,32 @@ class Lives:
         self.last_failure = ""
         self._draining_nodes: frozenset[str] = frozenset()
         self._is_wanted = self._is_open = True
+        self._places: set[int] = set()
+        """The indices of the replicas that there are to be."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Begins to load every replica; needs the running event loop."""
-        for index in range(self._config.num_replicas):
-            self.spawn(self._keep_replica(index))
+        self.resize(self._config.num_replicas)
         self.spawn(self._keep_time())
+
+    def resize(self, num_replicas: int) -> None:
+        """Starts more replicas, or lets those go that are least at work, each after its batches."""
+        if not self._is_wanted:
+            return
+        for _ in range(num_replicas - len(self._places)):
+            taken = self._places | self.slots.keys()
+            index = next(i for i in count() if i not in taken)
+            self._places.add(index)
+            self.spawn(self._keep_replica(index))
+        surplus = max(0, len(self._places) - num_replicas)
+        for index in sorted(self._places, key=self._use)[:surplus]:
+            self._places.discard(index)
+            if index in self.slots:
+                self.move_if_idle(self.slots[index])
+
+    def num_places(self) -> int:
+        return len(self._places)
 
     def stop_replacing(self) -> None:
         """Lets the replicas there are work on, and starts no more."""
@@ -136,20 +157,24 @@ class Lives:
     async def _keep_replica(self, index: int) -> None:
         """Lives through the lives of one replica, until it has died too often in a row."""
         num_deaths, is_on_trial = 0, False
-        while self._is_wanted:
+        while self._is_wanted and index in self._places:
             slot = self.slots[index] = Slot(index, since_s=now_s())
             cause = await self._live(slot, is_on_trial)
             num_deaths = deaths_in_row(num_deaths, slot)
             is_on_trial = must_prove(slot, is_on_trial)
+            if index not in self._places:
+                logger.info("pool %s: replica %s left: %s", self._name, index, cause)
+                break
             self.num_node_losses += slot.end is not None and slot.end.kind == "node_lost"
             self.last_failure = f"replica {self._name}/{index} ended: {cause}"
             logger.warning("pool %s: %s", self._name, self.last_failure)
             if num_deaths > self._config.max_restarts:
+                self._places.discard(index)
                 break
             self.num_restarts += 1
             await asyncio.sleep(restart_delay_s(num_deaths))
         self.slots.pop(index, None)
-        if not self.slots:
+        if not self.slots and not (self._is_wanted and self._places):
             message = (
                 f"pool {self._name!r} has no replica left; {self.last_failure}; each "
                 f"was replaced {self._config.max_restarts} times without finishing a batch"
@@ -227,9 +252,16 @@ class Lives:
                     self.kill(slot, End("call_timeout", reason))
 
     def move_if_idle(self, slot: Slot) -> None:
-        slot.is_leaving = slot.node_id in self._draining_nodes
+        is_surplus = slot.index not in self._places
+        slot.is_leaving = is_surplus or slot.node_id in self._draining_nodes
         if slot.is_leaving and not slot.in_flight and not slot.is_over:
-            self.kill(slot, End("moved", "its node is draining, so it is started elsewhere"))
+            why = "the pool was made smaller" if is_surplus else "its node is draining"
+            self.kill(slot, End("moved", why))
+
+    def _use(self, index: int) -> tuple[bool, int]:
+        """What would be lost with a replica: more with one at work than with one that loads."""
+        slot = self.slots.get(index)
+        return (slot is not None and slot.is_ready, len(slot.in_flight) if slot else 0)
 
 
 def now_s() -> float:

@@ -80,6 +80,16 @@ class Pool:
     def stats(self) -> PoolStats:
         return self._get(self._dispatcher.stats.remote())
 
+    def resize(self, num_replicas: int) -> None:
+        """Has that many replicas from now on; returns before they are there, or gone.
+
+        Raises:
+            ValueError: fewer than one.
+        """
+        if num_replicas < 1:
+            raise ValueError(f"pool {self.name!r}: num_replicas is {num_replicas}: at least 1")
+        self._dispatcher.resize.remote(num_replicas)
+
     def drain(self) -> None:
         """Finishes what the replicas have and refuses the rest; returns before that is done."""
         self._dispatcher.drain.remote()
@@ -229,6 +239,9 @@ class _DispatcherActor:
 
     async def stats(self) -> PoolStats:
         return self._dispatcher.stats()
+
+    async def resize(self, num_replicas: int) -> None:
+        self._dispatcher.resize(num_replicas)
 
     async def drain(self) -> None:
         self._dispatcher.drain()

@@ -200,3 +200,50 @@ async def test_death_on_a_draining_node_is_the_node_s() -> None:
     assert flat((await running)[0]) == ["a"]
     stats = pool.dispatcher.stats()
     assert (stats.num_node_losses, stats.num_retries, stats.num_poison) == (1, 1, 0)
+
+
+@in_loop
+async def test_pool_that_is_made_larger_uses_all_its_replicas() -> None:
+    pool = FakePool()
+    await pool.dispatcher.wait_ready(1, 5)
+    pool.dispatcher.resize(4)
+    await pool.dispatcher.wait_ready(4, 5)
+    await pool.run(list(range(40)))
+    assert [len(replica.calls) for replica in pool.replicas] == [10] * 4
+    stats = pool.dispatcher.stats()
+    assert (stats.num_replicas, stats.num_loads, stats.num_restarts) == (4, 4, 0)
+
+
+@in_loop
+async def test_pool_that_is_made_smaller_loses_no_batch_and_counts_no_death() -> None:
+    pool = FakePool(num_replicas=4, max_restarts=0)
+    work = asyncio.ensure_future(pool.run(list(range(80))))
+    await asyncio.sleep(0.02)
+    pool.dispatcher.resize(1)
+    outcomes = await work
+    assert [outcome.parts[0] for outcome in outcomes] == list(range(80))
+    assert sum(len(replica.calls) for replica in pool.replicas) == 80, "nothing is done twice"
+    stats = pool.dispatcher.stats()
+    assert (stats.num_replicas, stats.num_replicas_ready, stats.num_restarts) == (1, 1, 0)
+    assert sum(not replica.dead.is_set() for replica in pool.replicas) == 1
+
+
+@in_loop
+async def test_replicas_that_are_not_at_work_yet_go_first() -> None:
+    pool = FakePool(num_replicas=3)
+    pool.load_seconds = {1: 600.0}
+    await pool.dispatcher.wait_ready(2, 5)
+    pool.dispatcher.resize(2)
+    await asyncio.sleep(0.01)
+    assert [replica.dead.is_set() for replica in pool.replicas] == [False, True, False]
+
+
+@in_loop
+async def test_a_pool_goes_up_and_down_and_up_again() -> None:
+    pool = FakePool(num_replicas=2)
+    for num_replicas in (5, 1, 3, 1, 2):
+        pool.dispatcher.resize(num_replicas)
+        outcomes = await pool.run(list(range(20)))
+        assert [outcome.parts[0] for outcome in outcomes] == list(range(20))
+        await asyncio.sleep(1)
+        assert pool.dispatcher.stats().num_replicas_ready == num_replicas

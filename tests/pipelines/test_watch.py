@@ -10,7 +10,13 @@ def _stats(**more: Any) -> PoolStats:
     counts: dict[str, Any] = dict.fromkeys(
         ("num_loads", "num_restarts", "num_calls", "num_rows", "num_retries"), 0
     )
-    counts |= {"num_replicas_ready": 2, "queue_length": 5, "in_flight": 3, "busy_s": 0.0}
+    counts |= {
+        "num_replicas": 2,
+        "num_replicas_ready": 2,
+        "queue_length": 5,
+        "in_flight": 3,
+        "busy_s": 0.0,
+    }
     return PoolStats(**counts | more)
 
 
