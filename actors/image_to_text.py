@@ -5,9 +5,12 @@ does not decode, or whose answer is empty, too long or breaks a rule (actors/tex
 picture says is data and is never obeyed), gets an `error`; the others of its batch go on. Fills
 `description` and `describe_s`.
 Limits: the instruction is the run's, not the row's: the record takes it from
-`config.instruction_used()`; `describe_s` is the row's equal share of its batch.
+`config.instruction_used()`; `describe_s` is the row's equal share of its batch, decoding left out:
+a replica decodes a batch, and resizes it where the engine can do that apart, while the engine
+describes the one before.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +18,25 @@ from typing import Any
 from PIL import Image
 
 from actors.backends.simulated import SimulatedCaptionEngine
-from actors.engines import CaptionEngine
+from actors.engines import CaptionEngine, PreprocessingEngine
 from actors.images import decode_image
-from actors.isolation import Experience, run_rows
+from actors.isolation import (
+    Experience,
+    PreparedRows,
+    WorkedRows,
+    finish_rows,
+    is_about_rows,
+    prepare_rows,
+    work_rows,
+)
 from actors.language_model import LanguageModelConfig
 from actors.prompts import Instruction, clean_text, find_instruction
 from actors.reasons import Reason, RowError
 from actors.records import Row
 from actors.text_rules import TEXT_RULES_ID, find_rule
 from actors.validation import check_range
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +71,27 @@ class ImageToTextConfig(LanguageModelConfig):
         return super().sampling_params() | rules
 
 
+@dataclass(frozen=True, eq=False)
+class _Picture:
+    """What the engine is asked of one row; equal to itself only."""
+
+    image: Image.Image
+    rng_seed: int
+
+
+@dataclass(kw_only=True)
+class PreparedPictures(PreparedRows[_Picture]):
+    """A batch before its engine."""
+
+    inputs: dict[tuple[_Picture, int], Any]
+    """What the engine made of the pictures ahead, by the first one and their number: it is of use
+    for just that call, and a batch that is halved is described from its pictures."""
+
+
 class ImageToText:
-    """A batch of rows in, the same rows with descriptions out."""
+    """A batch of rows in, the same rows with descriptions out; also in steps (cluster's
+    BatchSteps).
+    """
 
     def __init__(self, engine: CaptionEngine, config: ImageToTextConfig) -> None:
         self._engine = engine
@@ -69,19 +101,45 @@ class ImageToText:
         self._experience = Experience()
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
-        return run_rows(
-            rows,
-            prepare=_read_image,
-            call=self._describe,
-            finish=self._check,
-            seconds_column="describe_s",
-            experience=self._experience,
+        return self.finish(self.work(self.prepare(rows)))
+
+    def prepare(self, rows: Sequence[Row]) -> PreparedPictures:
+        prepared = prepare_rows(rows, _read_image, self._experience)
+        return PreparedPictures(
+            rows=prepared.rows, live=prepared.live, inputs=self._preprocess(prepared.items)
         )
 
-    def _describe(self, items: list[tuple[Image.Image, int]]) -> list[str]:
-        images = [image for image, _ in items]
-        rng_seeds = [rng_seed for _, rng_seed in items]
-        return self._engine.describe(images, self._instruction.text, rng_seeds)
+    def work(self, prepared: PreparedPictures) -> WorkedRows[str]:
+        def describe(pictures: list[_Picture]) -> list[str]:
+            rng_seeds = [picture.rng_seed for picture in pictures]
+            inputs = prepared.inputs.get((pictures[0], len(pictures)))
+            if inputs is not None and isinstance(self._engine, PreprocessingEngine):
+                return self._engine.describe_preprocessed(inputs, rng_seeds)
+            images = [picture.image for picture in pictures]
+            return self._engine.describe(images, self._instruction.text, rng_seeds)
+
+        return work_rows(prepared, describe, self._experience)
+
+    def finish(self, worked: WorkedRows[str]) -> list[Row]:
+        return finish_rows(worked, self._check, "describe_s", self._experience)
+
+    def _preprocess(self, pictures: list[_Picture]) -> dict[tuple[_Picture, int], Any]:
+        """The engine's own work on the CPU for the calls that `work` will begin with."""
+        inputs: dict[tuple[_Picture, int], Any] = {}
+        if not pictures or not isinstance(self._engine, PreprocessingEngine):
+            return inputs
+        size = self._experience.next_size(len(pictures))
+        for first in range(0, len(pictures), size):
+            part = pictures[first : first + size]
+            images = [picture.image for picture in part]
+            try:
+                inputs[part[0], len(part)] = self._engine.preprocess(images, self._instruction.text)
+            except BaseException as error:
+                if not is_about_rows(error):
+                    raise
+                # `work` meets it again, and tells which row it is of.
+                _logger.info("%d pictures are left to the engine's thread: %r", len(part), error)
+        return inputs
 
     def _check(self, text: object) -> dict[str, Any]:
         if not isinstance(text, str):
@@ -101,11 +159,11 @@ class ImageToText:
         return {"description": description}
 
 
-def _read_image(row: Row) -> tuple[Image.Image, int]:
+def _read_image(row: Row) -> _Picture:
     image = row["image"]
     if not image or not image["bytes"]:
         raise RowError(Reason.IMAGE_MISSING, "nothing to describe")
-    return decode_image(image["bytes"]), row["rng_seed_describe"]
+    return _Picture(decode_image(image["bytes"]), row["rng_seed_describe"])
 
 
 def build_image_to_text(

@@ -1,15 +1,16 @@
 """Pictures to bytes and back, safely: encoding, decoding with limits, and telling a broken
 picture from a good one.
 
-Decoding allows three formats, one frame, and a bounded number of bytes and pixels, checked
-before a pixel is decompressed; metadata (EXIF, ICC, text chunks) is dropped. Encoded bytes
-depend only on the pixels and on the version of Pillow.
+Decoding allows the three kinds of file that encoding writes, one frame, and a bounded number of
+bytes and pixels, checked before a pixel is decompressed; metadata (EXIF, ICC, text chunks) is
+dropped. Encoded bytes depend only on the pixels, the settings and the version of Pillow.
 Limits: no sandbox: pictures from strangers are still decoded in this process. Transparency is
 dropped, not blended.
 """
 
 import hashlib
 import io
+import zlib
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,15 +19,35 @@ from PIL import Image, UnidentifiedImageError
 
 from actors.reasons import Reason, RowError
 
-# Name in the config -> (Pillow's name, file suffix). Also the allow-list for decoding.
-FORMATS: Final[dict[str, tuple[str, str]]] = {
-    "png": ("PNG", "png"),
-    "jpeg": ("JPEG", "jpg"),
-    "webp": ("WEBP", "webp"),
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFormat:
+    """One way to encode."""
+
+    pillow_name: str
+    suffix: str
+    bytes_per_pixel: float
+    """Of photographs and SDXL renders at the default settings; flat pictures, such as the embedded
+    world's, take a fifth of it and less."""
+    max_effort: int
+    is_lossless: bool = False
+
+
+# By its name in the config. Their Pillow names are the allow-list for decoding as well.
+FORMATS: Final[dict[str, ImageFormat]] = {
+    "png": ImageFormat(
+        pillow_name="PNG", suffix="png", bytes_per_pixel=1.6, max_effort=9, is_lossless=True
+    ),
+    "jpeg": ImageFormat(pillow_name="JPEG", suffix="jpg", bytes_per_pixel=0.35, max_effort=0),
+    "webp": ImageFormat(pillow_name="WEBP", suffix="webp", bytes_per_pixel=0.25, max_effort=6),
+    "webp_lossless": ImageFormat(
+        pillow_name="WEBP", suffix="webp", bytes_per_pixel=1.4, max_effort=9, is_lossless=True
+    ),
 }
-# Encoded bytes a pixel of photographs and SDXL renders at the default qualities; flat pictures,
-# such as the embedded world's, take a fifth of it.
-BYTES_PER_PIXEL: Final[dict[str, float]] = {"png": 1.6, "jpeg": 0.35, "webp": 0.25}
+# (method, quality) of each effort: libwebp's own presets (WebPConfigLosslessPreset, cwebp -z).
+WEBP_LOSSLESS: Final = (
+    (0, 0), (1, 20), (2, 25), (3, 30), (3, 50), (4, 50), (4, 75), (4, 90), (5, 90), (6, 100),
+)  # fmt: skip
 MAX_PIXELS: Final = 25_000_000
 MAX_BYTES: Final = 64 * 1024 * 1024
 
@@ -42,15 +63,18 @@ class EncodedImage:
     path: str  # a name with a fitting suffix, no place on a disk
 
 
-def encode_image(image: Image.Image, image_format: str = "png", quality: int = 95) -> EncodedImage:
-    """Encodes without metadata; `quality` (1 to 100) counts for jpeg and webp only."""
-    name, suffix = FORMATS[image_format]
-    options: dict[str, Any] = {} if name == "PNG" else {"quality": quality}
-    if name == "JPEG":
-        # Pillow halves the colour resolution unless told otherwise: thin strokes would bleed.
-        options["subsampling"] = "4:4:4"
+def encode_image(
+    image: Image.Image, image_format: str = "png", quality: int = 95, effort: int = 0
+) -> EncodedImage:
+    """Encodes without metadata.
+
+    `quality` (1 to 100) counts for jpeg and webp only. More `effort` (0 to the format's
+    `max_effort`) makes fewer bytes of the same pixels, of webp also other ones, in far more time.
+    """
+    chosen = FORMATS[image_format]
+    options = _save_options(image_format, quality, effort)
     buffer = io.BytesIO()
-    _without_metadata(image).save(buffer, name, **options)
+    _without_metadata(image).save(buffer, chosen.pillow_name, **options)
     data = buffer.getvalue()
     sha256 = hashlib.sha256(data).hexdigest()
     return EncodedImage(
@@ -58,13 +82,30 @@ def encode_image(image: Image.Image, image_format: str = "png", quality: int = 9
         sha256=sha256,
         width=image.width,
         height=image.height,
-        path=f"{sha256[:20]}.{suffix}",
+        path=f"{sha256[:20]}.{chosen.suffix}",
     )
 
 
+def _save_options(image_format: str, quality: int, effort: int) -> dict[str, Any]:
+    match image_format:
+        case "png" if effort == 0:
+            # Runs of equal bytes only: what Pillow's row filters leave has little else to find.
+            return {"compress_level": 1, "compress_type": zlib.Z_RLE}
+        case "png":
+            return {"compress_level": effort}
+        case "jpeg":
+            # Pillow halves the colour resolution unless told otherwise: thin strokes would bleed.
+            return {"quality": quality, "subsampling": "4:4:4"}
+        case "webp":
+            return {"quality": quality, "method": effort}
+        case _:
+            method, search = WEBP_LOSSLESS[effort]
+            return {"lossless": True, "method": method, "quality": search}
+
+
 def estimate_image_bytes(width_px: int, height_px: int, image_format: str) -> int:
-    """About how long `encode_image` will be, for planning: of a photograph, at default quality."""
-    return round(width_px * height_px * BYTES_PER_PIXEL[image_format])
+    """About how long `encode_image` will be, for planning: of a photograph, at default settings."""
+    return round(width_px * height_px * FORMATS[image_format].bytes_per_pixel)
 
 
 def decode_image(
@@ -80,7 +121,8 @@ def decode_image(
             Reason.IMAGE_TOO_LARGE, f"{len(data)} bytes: at most {max_bytes} are decoded"
         )
     try:
-        with Image.open(io.BytesIO(data), formats=[name for name, _ in FORMATS.values()]) as image:
+        allowed = [each.pillow_name for each in FORMATS.values()]
+        with Image.open(io.BytesIO(data), formats=allowed) as image:
             # Only the header has been read so far.
             if image.width * image.height > max_pixels:
                 message = (
@@ -95,7 +137,7 @@ def decode_image(
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise RowError(Reason.IMAGE_TOO_LARGE, str(error)) from error
     except UnidentifiedImageError as error:
-        message = f"no {', '.join(FORMATS)} picture, or its header is damaged"
+        message = "no png, jpeg or webp picture, or its header is damaged"
         raise RowError(Reason.IMAGE_UNREADABLE, message) from error
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
     except Exception as error:

@@ -4,7 +4,8 @@
 is tried once more as well. With k bad rows of n that is at most
 1 + k + min(2n - 1, 1 + 2k * ceil(log2 n)) calls, and never more than 3n. A batch that runs out of
 memory is halved at once, and later batches of the task are cut to what fits. `run_rows` is the
-frame that every task shares.
+frame that every task shares; `prepare_rows`, `work_rows` and `finish_rows` are its three parts, for
+tasks whose engine must not wait for what is done to rows before and after it.
 Limits: a fault that needs two certain rows side by side is not found, merely avoided. Results in
 another order, or one row's result twice and another's not at all, have the right number: engines
 answer in order by contract, and here nobody can tell.
@@ -15,6 +16,7 @@ import logging
 import re
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Generic, TypeVar
@@ -39,7 +41,11 @@ class Outcome(Generic[Result]):
 
 @dataclass(kw_only=True)
 class Experience:
-    """What a task learns while it runs; one for each task instance, which is one a process."""
+    """What a task learns while it runs; one for each task instance, which is one a process.
+
+    The threads of a task share it: only `work` writes sizes, and two tracebacks logged at once are
+    at the worst logged twice.
+    """
 
     num_rows_fit: int = 0  # in the largest call that went through so far
     is_cut: bool = False  # a larger one ran out of memory: no batch is larger from now on
@@ -140,17 +146,94 @@ def _call_once(
         # A text is a sequence too: its letters would pass for the answers of as many rows.
         if not isinstance(results, list | tuple):
             raise TypeError(f"the engine returned {type(results).__name__}, no list")
-    except EngineDeadError:
-        raise
     except BaseException as error:
-        # A panic inside a tokenizer written in Rust is no Exception, but is about its rows.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not is_about_rows(error):
             raise
         return _to_row_error(error, Reason.ENGINE_ERROR, experience)
     if len(results) != len(items):
         message = f"the engine returned {len(results)} results for {len(items)} rows"
         return RowError(Reason.WRONG_ROW_COUNT, message)
     return results
+
+
+@dataclass(kw_only=True)
+class PreparedRows(Generic[Item]):
+    """A batch before its engine: rows of its own, and what the live ones ask of the engine."""
+
+    rows: list[Row]
+    live: list[tuple[Row, Item | RowError]]
+    """The rows that go through the task, with their item or why there is none."""
+
+    @property
+    def items(self) -> list[Item]:
+        return [item for _, item in self.live if not isinstance(item, RowError)]
+
+
+@dataclass(kw_only=True)
+class WorkedRows(Generic[Result]):
+    """A batch after its engine."""
+
+    rows: list[Row]
+    live: list[tuple[Row, Outcome[Result]]]
+    share_s: float
+    """Seconds of the engine for one row, retries included."""
+
+
+def prepare_rows(
+    rows: Sequence[Row], prepare: Callable[[Row], Item], experience: Experience
+) -> PreparedRows[Item]:
+    """Copies the rows and takes the live ones through `prepare`, each on its own."""
+    copies = [dict(row) for row in rows]
+    live = [row for row in copies if not row.get("error") and not row.get("is_stopped")]
+    return PreparedRows(
+        rows=copies, live=[(row, _attempt(prepare, row, experience)) for row in live]
+    )
+
+
+def work_rows(
+    prepared: PreparedRows[Item],
+    call: Callable[[list[Item]], Sequence[Result]],
+    experience: Experience,
+) -> WorkedRows[Result]:
+    """Takes what was prepared through one shared `call`, isolated as `run_isolated` says."""
+    items = prepared.items
+    started = perf_counter()
+    outcomes = iter(run_isolated(items, call, experience))
+    share_s = (perf_counter() - started) / max(len(items), 1)
+    live: list[tuple[Row, Outcome[Result]]] = [
+        (row, Outcome(value=item, num_calls=0) if isinstance(item, RowError) else next(outcomes))
+        for row, item in prepared.live
+    ]
+    return WorkedRows(rows=prepared.rows, live=live, share_s=share_s)
+
+
+def finish_rows(
+    worked: WorkedRows[Result],
+    finish: Callable[[Result], dict[str, Any]],
+    seconds_column: str,
+    experience: Experience,
+    threads: Executor | None = None,
+) -> list[Row]:
+    """Takes every result through `finish`, each on its own, side by side where there are `threads`.
+
+    Returns:
+        All the rows of the batch in order, filled or with an error.
+    """
+
+    def end(outcome: Outcome[Result]) -> dict[str, Any]:
+        columns = outcome.value
+        if not isinstance(columns, RowError):
+            columns = _attempt(finish, columns, experience)
+        if isinstance(columns, RowError):
+            columns = _error_columns(columns, num_calls=outcome.num_calls)
+        # A row that no call was made for has no share of the time.
+        return ({seconds_column: worked.share_s} if outcome.num_calls else {}) | columns
+
+    outcomes = [outcome for _, outcome in worked.live]
+    ends = threads.map(end, outcomes) if threads else map(end, outcomes)
+    for (row, _), columns in zip(worked.live, ends, strict=True):
+        row.update(columns)
+    return worked.rows
 
 
 def run_rows(
@@ -173,27 +256,9 @@ def run_rows(
     it.
     """
     experience = experience or Experience()
-    done = [dict(row) for row in rows]
-    live = [row for row in done if not row.get("error") and not row.get("is_stopped")]
-    prepared = [_attempt(prepare, row, experience) for row in live]
-    items = [item for item in prepared if not isinstance(item, RowError)]
-
-    started = perf_counter()
-    outcomes = iter(run_isolated(items, call, experience))
-    share_s = (perf_counter() - started) / max(len(items), 1)
-
-    for row, item in zip(live, prepared, strict=True):
-        if isinstance(item, RowError):
-            row.update(_error_columns(item, num_calls=0))
-            continue
-        outcome = next(outcomes)
-        columns = outcome.value
-        if not isinstance(columns, RowError):
-            columns = _attempt(finish, columns, experience)
-        if isinstance(columns, RowError):
-            columns = _error_columns(columns, num_calls=outcome.num_calls)
-        row.update({seconds_column: share_s} | columns)
-    return done
+    prepared = prepare_rows(rows, prepare, experience)
+    worked = work_rows(prepared, call, experience)
+    return finish_rows(worked, finish, seconds_column, experience)
 
 
 def _error_columns(error: RowError, *, num_calls: int) -> dict[str, Any]:
@@ -230,6 +295,14 @@ def _to_row_error(error: BaseException, reason: Reason, experience: Experience) 
     if is_out_of_memory(error):
         reason = Reason.OUT_OF_MEMORY
     return RowError(reason, f"{type(error).__name__}: {_text_of(error)}", traceback_sha256=digest)
+
+
+def is_about_rows(error: BaseException) -> bool:
+    """Whether what an engine raised may be the fault of the rows it was given."""
+    if isinstance(error, Exception):
+        return not isinstance(error, EngineDeadError)
+    # A panic inside a tokenizer written in Rust is no Exception, but is about its rows.
+    return type(error).__name__ == "PanicException"
 
 
 def _text_of(error: BaseException) -> str:

@@ -3,11 +3,12 @@
 A row whose prompt is empty, or whose picture is broken, blank, of a wrong size or cannot be
 drawn gets an `error`; the others of its batch go on. Fills `image`, `width`, `height`,
 `image_sha256`, `is_prompt_truncated`, `draw_s`.
-Limits: `draw_s` is the row's equal share of its batch; a picture is encoded in the replica,
-after its batch.
+Limits: `draw_s` is the row's equal share of its batch, encoding left out: a replica encodes a batch
+while the engine draws the next one.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
@@ -18,7 +19,14 @@ from actors.backends.simulated import (
 )
 from actors.engines import Drawn, ImageEngine
 from actors.images import FORMATS, check_image, encode_image
-from actors.isolation import Experience, run_rows
+from actors.isolation import (
+    Experience,
+    PreparedRows,
+    WorkedRows,
+    finish_rows,
+    prepare_rows,
+    work_rows,
+)
 from actors.models import ModelIdentity, identify_model, pin_model, resolve_model
 from actors.reasons import Reason, RowError
 from actors.records import Row
@@ -43,8 +51,12 @@ class TextToImageConfig:
     # replica's device: name one if a run may go on elsewhere. The VAE always decodes in float32
     dtype: str = "auto"
     device: str = "auto"  # auto: the GPU if torch sees one, else the CPU
-    image_format: str = "png"  # png keeps every bit; jpeg and webp are smaller
+    # png and webp_lossless keep every bit, jpeg and webp are smaller; the README has a table
+    image_format: str = "png"
     image_quality: int = 95  # 1 to 100, for jpeg and webp
+    # 0 is fast; png and webp_lossless up to 9, webp up to 6: fewer bytes for far more time
+    image_effort: int = 0
+    image_threads: int = 2  # that encode a batch, beside num_cpus of the pool
     simulated: SimulatedConfig = field(default_factory=SimulatedConfig)  # for backend: simulated
 
     def __post_init__(self) -> None:
@@ -55,6 +67,8 @@ class TextToImageConfig:
         check_range("num_steps", self.num_steps, 1, 1000)
         check_range("guidance_scale", self.guidance_scale, 0.0, 100.0)
         check_range("image_quality", self.image_quality, 1, 100)
+        check_range("image_effort", self.image_effort, 0, FORMATS[self.image_format].max_effort)
+        check_range("image_threads", self.image_threads, 1, 64)
         for name in ("width_px", "height_px"):
             value = getattr(self, name)
             check_range(name, value, 8, 4096)
@@ -76,27 +90,32 @@ class TextToImageConfig:
     def sampling_params(self) -> dict[str, Any]:
         """What, besides the model and the rng_seed, decides the picture's bytes."""
         names = ("num_steps", "guidance_scale", "negative_prompt", "width_px", "height_px", "dtype")
-        names += ("image_format", "image_quality")
+        names += ("image_format",)
+        names += () if FORMATS[self.image_format].is_lossless else ("image_quality",)
+        names += ("image_effort",) if FORMATS[self.image_format].max_effort else ()
         return {"backend": self.backend} | {name: asdict(self)[name] for name in names}
 
 
 class TextToImage:
-    """A batch of rows in, the same rows with images out."""
+    """A batch of rows in, the same rows with images out; also in steps (cluster's BatchSteps)."""
 
     def __init__(self, engine: ImageEngine, config: TextToImageConfig) -> None:
         self._engine = engine
         self._config = config
         self._experience = Experience()
+        self._threads = ThreadPoolExecutor(config.image_threads, thread_name_prefix="encode")
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
-        return run_rows(
-            rows,
-            prepare=_read_prompt,
-            call=self._draw,
-            finish=self._encode,
-            seconds_column="draw_s",
-            experience=self._experience,
-        )
+        return self.finish(self.work(self.prepare(rows)))
+
+    def prepare(self, rows: Sequence[Row]) -> PreparedRows[tuple[str, int]]:
+        return prepare_rows(rows, _read_prompt, self._experience)
+
+    def work(self, prepared: PreparedRows[tuple[str, int]]) -> WorkedRows[Drawn]:
+        return work_rows(prepared, self._draw, self._experience)
+
+    def finish(self, worked: WorkedRows[Drawn]) -> list[Row]:
+        return finish_rows(worked, self._encode, "draw_s", self._experience, self._threads)
 
     def _draw(self, items: list[tuple[str, int]]) -> list[Drawn]:
         return self._engine.draw(
@@ -111,7 +130,9 @@ class TextToImage:
             raise drawn.problem
         config = self._config
         image = check_image(drawn.image, config.width_px, config.height_px)
-        encoded = encode_image(image, config.image_format, config.image_quality)
+        encoded = encode_image(
+            image, config.image_format, config.image_quality, config.image_effort
+        )
         return {
             "image": {"bytes": encoded.data, "path": encoded.path},
             "width": encoded.width,
