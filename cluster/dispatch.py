@@ -130,6 +130,12 @@ class Batch:
     causes: list[Failure] = field(default_factory=list[Failure], compare=False)
     num_node_losses: int = field(default=0, compare=False)
     """Attempts that were lost with a node, which is nobody's fault."""
+    has_shared_death: bool = field(default=False, compare=False)
+    """Its replica died with it behind the batch that was charged."""
+
+    @property
+    def must_run_alone(self) -> bool:
+        return bool(self.causes) or self.has_shared_death
 
     @property
     def num_rows(self) -> int:
@@ -199,18 +205,19 @@ class Slot:
 def pick_slot(slots: Iterable[Slot], batch: Batch, max_in_flight: int) -> Slot | None:
     """The ready replica with the fewest batches in flight, the first of equals, if any has room.
 
-    A batch that was charged before runs alone: an answer that is on its way while the next batch
-    kills the process is lost, and its batch charged. Seen with calls of 0 s: an innocent row was
-    behind a poison one at all three attempts, and became poison.
+    A batch that was in a death before runs alone: while one is finished, or its answer on its way,
+    the next batch may kill the process, and the one before is charged. Seen with calls of 0 s: an
+    innocent row was beside a poison one at all three attempts, and became poison. And a poison
+    batch that hid behind busy ones went from replica to replica and killed all of them.
     """
-    most = 1 if batch.causes else max_in_flight
+    most = 1 if batch.must_run_alone else max_in_flight
     free = [
         slot
         for slot in slots
         if slot.is_ready
         and not slot.is_leaving
         and len(slot.in_flight) < most
-        and not any(other.causes for other in slot.in_flight)
+        and not any(other.must_run_alone for other in slot.in_flight)
     ]
     return min(free, key=lambda slot: len(slot.in_flight), default=None)
 

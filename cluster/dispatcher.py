@@ -182,6 +182,8 @@ class Dispatcher:
             if take_blame(slot, batch):
                 failure = charge(slot)
                 batch.num_node_losses += failure is None
+            elif charge(slot):
+                batch.has_shared_death = True
         except RowsLostError as error:
             self._senders.end(batch.arrival, Outcome(error=str(error), is_lost=True))
             is_settled = True
