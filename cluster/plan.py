@@ -2,7 +2,7 @@
 
 Pure: nothing is measured, loaded or started, so that it answers at once on any machine.
 
-Limits: time and cost need rates that only a running model gives, and are not guessed here.
+Limits: time and cost need rates that only a running model gives: see `split.py`.
 `check_fits` packs greedily and takes every node as empty: what other jobs hold for now is not
 known, and a packing that only a cleverer order finds is refused.
 """
@@ -103,18 +103,7 @@ def check_fits(demands: Sequence[Demand], nodes: Sequence[Node], *, can_autoscal
     """
     if can_autoscale or not demands:
         return
-    rooms = [_Room(num_cpus=n.num_cpus, gpus=[1.0] * int(n.num_gpus)) for n in nodes]
-    problem = ""
-    for demand in sorted(demands, key=lambda one: (one.num_gpus, one.num_cpus), reverse=True):
-        num_placed = 0
-        while num_placed < demand.num_replicas and any(room.take(demand) for room in rooms):
-            num_placed += 1
-        if num_placed < demand.num_replicas:
-            problem = (
-                f"{demand.name} finds room for {num_placed} of {demand.num_replicas} "
-                "(each on one node, a fraction of a GPU on one GPU)"
-            )
-            break
+    problem = find_misfit(demands, nodes)
     if problem:
         num_cpus = sum(one.num_replicas * one.num_cpus for one in demands)
         num_gpus = sum(one.num_replicas * one.num_gpus for one in demands)
@@ -125,6 +114,21 @@ def check_fits(demands: Sequence[Demand], nodes: Sequence[Node], *, can_autoscal
             "a pool (fractions let replicas share a GPU or a CPU), or set "
             "cluster.can_autoscale=true if a cluster brings nodes on demand"
         )
+
+
+def find_misfit(demands: Sequence[Demand], nodes: Sequence[Node]) -> str:
+    """The first pool that has no place for all its replicas, as text; empty when all have one."""
+    rooms = [_Room(num_cpus=n.num_cpus, gpus=[1.0] * int(n.num_gpus)) for n in nodes]
+    for demand in sorted(demands, key=lambda one: (one.num_gpus, one.num_cpus), reverse=True):
+        num_placed = 0
+        while num_placed < demand.num_replicas and any(room.take(demand) for room in rooms):
+            num_placed += 1
+        if num_placed < demand.num_replicas:
+            return (
+                f"{demand.name} finds room for {num_placed} of {demand.num_replicas} "
+                "(each on one node, a fraction of a GPU on one GPU)"
+            )
+    return ""
 
 
 @dataclass(kw_only=True)
