@@ -25,6 +25,7 @@ from cluster.dispatch import (
     PoolStats,
     Slot,
     describe_waiting,
+    note_seconds,
     pick_slot,
 )
 from cluster.isolation import (
@@ -157,7 +158,7 @@ class Dispatcher:
             if not self._senders.is_waiting(batch):
                 self._queue.pop()  # its sender was told already, because of another part
                 continue
-            slot = pick_slot(self._lives.slots.values(), batch, max_in_flight)
+            slot = pick_slot(self._lives.slots.values(), batch, max_in_flight, now_s())
             if slot is None:
                 return
             self._queue.pop()
@@ -212,6 +213,7 @@ class Dispatcher:
 
     def _note_answer(self, slot: Slot, batch: Batch, answer: Any) -> None:
         slot.num_done += 1
+        note_seconds(slot, now_s() - slot.head_since_s)
         self._num_rows += batch.num_rows
         self._lives.canary = batch  # the latest: its rows are the likeliest to be still there
         self._senders.answer(batch, answer)

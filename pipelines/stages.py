@@ -170,18 +170,30 @@ def check_whole(rows: list[Row], stage: str) -> None:
         )
 
 
-def draw_with(pool: RowPool, round_index: int, run_seed: int) -> Work:
+def serve_order(unit_index: int, round_index: int, group_size: int) -> int:
+    """Whose turn it is at a pool: the oldest group of units, and in it the earliest round.
+
+    Oldest unit first alone leaves the last units to go through their rounds with too few batches
+    for all replicas: efficiency .939 of 12 rounds, and .991 in this order. Earliest round first
+    alone does as well, but leaves no chain finished before the end: of a run that is stopped half
+    way, half of each chain (tests/benchmarks/order_policies.py).
+    """
+    return unit_index // group_size * 1000 + round_index
+
+
+def draw_with(pool: RowPool, round_index: int, run_seed: int, group_size: int = 1) -> Work:
     """M_j = G(D_{j-1}): gives every live chain the image of its prompt."""
 
     async def work(rows: list[Row]) -> list[Row]:
         for row in rows:
             row["rng_seed_draw"] = derive_rng_seed(run_seed, row["chain_id"], round_index, "draw")
-        return await _run_live(pool, rows, "draw")
+        order = serve_order(rows[0]["unit_index"], round_index, group_size)
+        return await _run_live(pool, rows, "draw", order)
 
     return work
 
 
-def describe_with(pool: RowPool, round_index: int, run_seed: int) -> Work:
+def describe_with(pool: RowPool, round_index: int, run_seed: int, group_size: int = 1) -> Work:
     """D_j = F(I, M_j): gives every live chain the description of its image."""
 
     async def work(rows: list[Row]) -> list[Row]:
@@ -189,16 +201,17 @@ def describe_with(pool: RowPool, round_index: int, run_seed: int) -> Work:
             row["rng_seed_describe"] = derive_rng_seed(
                 run_seed, row["chain_id"], round_index, "describe"
             )
-        return await _run_live(pool, rows, "describe")
+        order = serve_order(rows[0]["unit_index"], round_index, group_size)
+        return await _run_live(pool, rows, "describe", order)
 
     return work
 
 
-async def _run_live(pool: RowPool, rows: list[Row], verb: str) -> list[Row]:
+async def _run_live(pool: RowPool, rows: list[Row], verb: str, order: int) -> list[Row]:
     live = [row for row in rows if is_live(row)]
     if not live:
         return rows
-    answers = await pool.run(live, order=rows[0]["unit_index"])
+    answers = await pool.run(live, order=order)
     done = iter(_settle(row, one, verb) for row, one in zip(live, answers, strict=True))
     return [next(done) if is_live(row) else row for row in rows]
 

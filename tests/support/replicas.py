@@ -137,9 +137,9 @@ class _JumpingSelector(selectors.DefaultSelector):
         return super().select(0)
 
 
-def run_jumping(work: Coroutine[Any, Any, None]) -> None:
+def run_jumping(work: Coroutine[Any, Any, None], timeout_s: float = 10_000) -> None:
     with asyncio.Runner(loop_factory=JumpingLoop) as runner:
-        runner.run(asyncio.wait_for(work, 10_000))
+        runner.run(asyncio.wait_for(work, timeout_s))
 
 
 def in_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
