@@ -12,12 +12,14 @@ of a model's size.
 
 import hashlib
 import json
+import math
 import os
 import signal
 import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -52,13 +54,15 @@ _HEADER: Final = struct.Struct(">4sI")
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatedConfig:
-    """How long the stand-ins take (call_s + row_s * rows, jittered) and where they fail."""
+    """How long the stand-ins take (call_s + row_s * rows, varied by cv) and where they fail."""
 
     load_s: float = 0.0  # seconds to "load the model"
     call_s: float = 0.0  # seconds per call, whatever the batch
     row_s: float = 0.0  # seconds per row, on top
-    # each call takes 1 +- jitter times as long; drawn from the rng_seeds of its batch
-    jitter: float = 0.0
+    # coefficient of variation of a call's seconds (lognormal), drawn from its batch's rng_seeds
+    cv: float = 0.0
+    slow_gpu: int = -1  # calls on the GPU with this number, as CUDA_VISIBLE_DEVICES has it, ...
+    slow_factor: float = 3.0  # ... take so many times as long
     hang_s: float = 3600.0  # seconds of a "hang" or a "balloon"
     balloon_mb: int = 4096
     fault: str = "none"  # what happens on a faulty row, one of FAULTS
@@ -71,16 +75,13 @@ class SimulatedConfig:
     log_path: str = ""  # a file that gets one JSON line per load and per call
 
     def __post_init__(self) -> None:
-        for name in ("load_s", "call_s", "row_s", "hang_s"):
+        for name in ("load_s", "call_s", "row_s", "hang_s", "cv", "slow_factor"):
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ValueError(
-                    f"field {name!r} is {getattr(self, name)!r}: must be a number of seconds >= 0"
+                    f"field {name!r} is {getattr(self, name)!r}: must be a number >= 0"
                 )
-        for name in ("jitter", "fault_rate"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(
-                    f"field {name!r} is {getattr(self, name)!r}: must be between 0 and 1"
-                )
+        if not 0.0 <= self.fault_rate <= 1.0:
+            raise ValueError(f"field 'fault_rate' is {self.fault_rate!r}: must be between 0 and 1")
         for name in ("oom_above", "balloon_mb"):
             if getattr(self, name) < 0:
                 raise ValueError(f"field {name!r} is {getattr(self, name)}: must be 0 or more")
@@ -128,6 +129,7 @@ class _Simulator:
     def __init__(self, config: SimulatedConfig, role: str) -> None:
         self._config = config
         self._role = role
+        self._is_slow = os.environ.get("CUDA_VISIBLE_DEVICES") == str(config.slow_gpu)
         time.sleep(config.load_s)
         self._log("load", {})
 
@@ -143,7 +145,7 @@ class _Simulator:
         if any(faulty) and not self._claim_fault():
             faulty = [False] * len(prompts)
         started_at = time.time()
-        time.sleep((config.call_s + config.row_s * len(prompts)) * self._jitter(rng_seeds))
+        time.sleep((config.call_s + config.row_s * len(prompts)) * self._variation(rng_seeds))
         if any(faulty):
             self._fail()
         if config.fault == "oom" and 0 < config.oom_above < len(prompts):
@@ -188,8 +190,15 @@ class _Simulator:
         if self._config.fault == "hang":
             time.sleep(self._config.hang_s)
 
-    def _jitter(self, rng_seeds: Sequence[int]) -> float:
-        return 1.0 + self._config.jitter * (2.0 * _uniform(f"jitter:{list(rng_seeds)}") - 1.0)
+    def _variation(self, rng_seeds: Sequence[int]) -> float:
+        """How many times as long this call takes: on average once, unless its GPU is slow."""
+        factor = self._config.slow_factor if self._is_slow else 1.0
+        if not self._config.cv:
+            return factor
+        variance = math.log1p(self._config.cv**2)
+        uniform = _uniform(f"cv:{list(rng_seeds)}")
+        normal = NormalDist(-variance / 2, math.sqrt(variance))
+        return factor * math.exp(normal.inv_cdf(min(max(uniform, 1e-9), 1 - 1e-9)))
 
     def _log(self, event: str, fields: dict[str, Any]) -> None:
         if not self._config.log_path:

@@ -1,4 +1,5 @@
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from actors.backends.simulated import (
     SimulatedConfig,
     SimulatedImageEngine,
     SimulatedTextEngine,
+    _Simulator,
     caption_of,
     draw_image,
     read_prompt,
@@ -46,6 +48,23 @@ def test_a_call_takes_its_time() -> None:
     started = time.perf_counter()
     engine.write(["a"] * 5, [0] * 5)
     assert time.perf_counter() - started >= 0.1
+
+
+def test_calls_vary_around_their_mean_by_their_rng_seeds_alone() -> None:
+    simulator = _Simulator(SimulatedConfig(cv=0.5), "draw")
+    factors = [simulator._variation([seed]) for seed in range(20_000)]
+    mean = statistics.fmean(factors)
+    # Five standard errors of each: .5 / sqrt(20000) of the mean.
+    assert abs(mean - 1.0) < 0.018
+    assert abs(statistics.stdev(factors) / mean - 0.5) < 0.03
+    assert simulator._variation([7]) == factors[7]
+
+
+def test_one_gpu_may_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SimulatedConfig(slow_gpu=3)
+    for gpu, factor in (("2", 1.0), ("3", 3.0)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpu)
+        assert _Simulator(config, "draw")._variation([7]) == factor
 
 
 def test_a_share_of_the_rows_fails_by_rng_seed_alone() -> None:
@@ -100,7 +119,7 @@ def test_loads_and_calls_are_logged(tmp_path: Path) -> None:
     [
         ("call_s", -1.0),
         ("row_s", float("nan")),
-        ("jitter", 2.0),
+        ("cv", -0.5),
         ("fault_rate", -0.1),
         ("oom_above", -1),
     ],
