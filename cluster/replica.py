@@ -72,13 +72,9 @@ class Replica:
         rows = rows[first:last]
         steps = self._steps
         assert steps is not None, "called before load"
-        worked, error, seconds = await self._work(steps, rows)
-        # An error waits its turn here as well: the answer before it has to be out when the
-        # dispatcher hears of it, for it kills this process then.
-        answer, late_error = await self._run(
-            self._finish_thread, lambda: None if error else steps.finish(worked)
-        )
-        if error := error or late_error:
+        seconds, worked, error = await self._work(steps, rows)
+        answer, error = await self._run(self._finish_thread, lambda: steps.finish(worked), error)
+        if error:
             return CallStatus(seconds=seconds, error=error, is_engine_dead=True), None
         num_answered = len(answer) if isinstance(answer, list) else None
         if num_answered != len(rows):
@@ -86,14 +82,11 @@ class Replica:
             return CallStatus(seconds=seconds, error=f"returned {what} for {len(rows)} rows"), None
         return CallStatus(seconds=seconds), answer
 
-    async def _work(self, steps: BatchSteps, rows: list[Row]) -> tuple[Any, str, float]:
-        """What the model made of the rows, or why not, and its seconds."""
+    async def _work(self, steps: BatchSteps, rows: list[Row]) -> tuple[float, Any, str]:
+        """The seconds of the model, and what it made of the rows or why nothing."""
         seconds = 0.0
-        prepared, error = await self._run(self._prepare_thread, lambda: steps.prepare(rows))
-        if error:
-            return None, error, seconds
 
-        def timed() -> Any:
+        def work() -> Any:
             nonlocal seconds
             started = time.perf_counter()
             try:
@@ -101,21 +94,30 @@ class Replica:
             finally:
                 seconds = time.perf_counter() - started
 
-        worked, error = await self._run(self._engine_thread, timed)
-        return worked, error, seconds
+        prepared, error = await self._run(self._prepare_thread, lambda: steps.prepare(rows))
+        worked, error = await self._run(self._engine_thread, work, error)
+        return seconds, worked, error
 
     async def watch(self) -> None:
         """Never returns: its failure tells the dispatcher at once that this process is gone."""
         await asyncio.Event().wait()
 
-    async def _run(self, thread: ThreadPoolExecutor, step: Callable[[], Any]) -> tuple[Any, str]:
+    async def _run(
+        self, thread: ThreadPoolExecutor, step: Callable[[], Any], error: str = ""
+    ) -> tuple[Any, str]:
+        """What a step returns, or why it failed; a batch with an `error` only waits its turn.
+
+        For the answer before it has to be out when the dispatcher hears of the error: it kills this
+        process then.
+        """
+
         def guarded() -> tuple[Any, str]:
             # Caught here, not after the await: StopIteration cannot cross a future and hangs it.
             try:
-                return step(), ""
-            except (Exception, SystemExit) as error:
+                return (None, error) if error else (step(), "")
+            except (Exception, SystemExit) as failure:
                 logger.error("%s failed:\n%s", self._label, traceback.format_exc())
-                return None, f"{type(error).__name__}: {error}"
+                return None, f"{type(failure).__name__}: {failure}"
 
         return await asyncio.get_running_loop().run_in_executor(thread, guarded)
 

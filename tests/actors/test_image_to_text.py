@@ -1,13 +1,14 @@
 import pytest
 from PIL import Image
 
-from actors.backends.simulated import SimulatedConfig, caption_of, draw_image
+from actors.backends.simulated import SimulatedConfig, caption_of, draw_image, read_prompt
 from actors.engines import EngineDeadError
 from actors.image_to_text import ImageToText, ImageToTextConfig, build_image_to_text
 from actors.images import decode_image, encode_image
 from actors.prompts import INSTRUCTIONS
 from actors.reasons import Reason
 from actors.records import Row
+from cluster.dispatch import BatchSteps
 
 
 def _rows(*prompts: str) -> list[Row]:
@@ -98,6 +99,90 @@ def test_a_caption_that_breaks_a_rule_or_is_no_text_is_an_error_of_its_row() -> 
         "text_missing: the engine returned NoneType, no text",
     ]
     assert ["description" in row for row in rows] == [True, False, False, False, False]
+
+
+class _Ahead:
+    """A captioner that can work on the CPU ahead; a BAD picture spoils what is said in `where`."""
+
+    def __init__(self, spoil: BaseException | None = None, where: str = "", most: int = 8) -> None:
+        self.calls: list[str] = []
+        self._spoil, self._where, self._most = spoil, where, most
+
+    def preprocess(self, images: list[Image.Image], instruction: str) -> list[str]:
+        self.calls.append(f"preprocess {len(images)}")
+        return self._look("preprocess", images)
+
+    def describe_preprocessed(self, inputs: list[str], rng_seeds: list[int]) -> list[str]:
+        self.calls.append(f"preprocessed {len(inputs)}")
+        if len(inputs) > self._most:
+            raise MemoryError
+        if self._where == "describe" and any(" BAD" in text for text in inputs):
+            raise self._spoil or ValueError
+        return inputs
+
+    def describe(
+        self, images: list[Image.Image], instruction: str, rng_seeds: list[int]
+    ) -> list[str]:
+        self.calls.append(f"describe {len(images)}")
+        if len(images) > self._most:
+            raise MemoryError
+        return self._look(self._where, images)
+
+    def _look(self, where: str, images: list[Image.Image]) -> list[str]:
+        said = [f"a picture of {read_prompt(image)}" for image in images]
+        if self._where == where and any(" BAD" in text for text in said):
+            raise self._spoil or ValueError
+        return said
+
+
+def test_pictures_are_preprocessed_before_the_engines_step_and_described_from_that() -> None:
+    engine = _Ahead()
+    task = ImageToText(engine, ImageToTextConfig())
+    assert isinstance(task, BatchSteps)
+    prepared = task.prepare([*_rows("a", "b"), {"image": None, "rng_seed_describe": 1}])
+    assert engine.calls == ["preprocess 2"]
+    rows = task.finish(task.work(prepared))
+    assert engine.calls == ["preprocess 2", "preprocessed 2"]
+    assert [row.get("description") for row in rows] == ["a picture of a", "a picture of b", None]
+
+
+@pytest.mark.parametrize(
+    ("where", "calls"),
+    [
+        # What cannot be preprocessed is met again where it is isolated.
+        ("preprocess", ["preprocess 3", "describe 3"]),
+        (
+            "describe",
+            ["preprocess 3", "preprocessed 3", "preprocessed 3", "describe 1", "describe 2"]
+            + ["describe 1"] * 3,
+        ),
+    ],
+)
+def test_a_picture_that_spoils_what_is_done_ahead_is_one_row(where: str, calls: list[str]) -> None:
+    engine = _Ahead(where=where)
+    rows = ImageToText(engine, ImageToTextConfig())(_rows("a", "b", "BAD"))
+    assert engine.calls[: len(calls)] == calls
+    if where == "describe":
+        assert [row["error"] is None for row in rows] == [True, True, False]
+
+
+def test_a_batch_that_is_cut_is_preprocessed_in_the_same_parts() -> None:
+    engine = _Ahead(most=2)
+    task = ImageToText(engine, ImageToTextConfig())
+    task(_rows(*"abcd"))
+    engine.calls.clear()
+    rows = task(_rows(*"abcde"))
+    assert [row["description"] for row in rows] == [f"a picture of {name}" for name in "abcde"]
+    assert engine.calls == [
+        *("preprocess 2", "preprocess 2", "preprocess 1"),
+        *("preprocessed 2", "preprocessed 2", "preprocessed 1"),
+    ]
+
+
+def test_an_engine_that_dies_while_it_preprocesses_is_dead() -> None:
+    task = ImageToText(_Ahead(EngineDeadError("gone"), "preprocess"), ImageToTextConfig())
+    with pytest.raises(EngineDeadError):
+        task.prepare(_rows("BAD"))
 
 
 def test_what_refuses_captions_is_part_of_what_decides_the_rows() -> None:

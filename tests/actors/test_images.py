@@ -2,10 +2,13 @@ import io
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from actors.images import (
     FORMATS,
+    WEBP_LOSSLESS,
     check_image,
     decode_image,
     encode_image,
@@ -26,11 +29,35 @@ def _reason(action, *args: object) -> Reason:  # noqa: ANN001
     return caught.value.reason
 
 
-def test_png_comes_back_bit_for_bit() -> None:
-    encoded = encode_image(_picture())
-    assert (encoded.width, encoded.height) == (32, 16)
-    assert encoded.path.endswith(".png")
-    assert decode_image(encoded.data).tobytes() == _picture().tobytes()
+LOSSLESS = {name: each for name, each in FORMATS.items() if each.is_lossless}
+
+
+@pytest.mark.parametrize("image_format", LOSSLESS)
+def test_lossless_formats_come_back_bit_for_bit_at_every_effort(image_format: str) -> None:
+    lengths = []
+    smooth = np.arange(64 * 48, dtype=np.uint16).reshape(48, 64)[..., None] // np.array([9, 17, 33])
+    for image in (_picture(), Image.fromarray(smooth.astype(np.uint8))):
+        for effort in range(LOSSLESS[image_format].max_effort + 1):
+            encoded = encode_image(image, image_format, effort=effort)
+            assert (encoded.width, encoded.height) == image.size
+            assert encoded.path.endswith(f".{LOSSLESS[image_format].suffix}")
+            assert decode_image(encoded.data).tobytes() == image.tobytes()
+            lengths.append(len(encoded.data))
+    assert lengths[-1] < lengths[-1 - LOSSLESS[image_format].max_effort], "more effort, fewer bytes"
+    assert len(WEBP_LOSSLESS) == LOSSLESS["webp_lossless"].max_effort + 1
+
+
+@given(st.data(), st.sampled_from(sorted(LOSSLESS)), st.integers(1, 9), st.integers(1, 9))
+def test_lossless_formats_keep_any_picture(
+    data: st.DataObject, image_format: str, width: int, height: int
+) -> None:
+    size = 3 * width * height
+    image = Image.frombytes(
+        "RGB", (width, height), data.draw(st.binary(min_size=size, max_size=size))
+    )
+    effort = data.draw(st.integers(0, FORMATS[image_format].max_effort))
+    encoded = encode_image(image, image_format, effort=effort)
+    assert decode_image(encoded.data).tobytes() == image.tobytes()
 
 
 @pytest.mark.parametrize(("image_format", "suffix"), [("jpeg", ".jpg"), ("webp", ".webp")])

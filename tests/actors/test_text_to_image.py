@@ -6,10 +6,11 @@ import pytest
 
 from actors.backends.simulated import SimulatedConfig, draw_image, read_prompt
 from actors.engines import Drawn, EngineDeadError
-from actors.images import decode_image
+from actors.images import FORMATS, decode_image
 from actors.reasons import Reason
 from actors.records import Row
 from actors.text_to_image import TextToImage, TextToImageConfig, build_text_to_image
+from cluster.dispatch import BatchSteps
 
 
 def _rows(*prompts: str | None) -> list[Row]:
@@ -119,11 +120,60 @@ def test_a_long_prompt_is_marked_as_cut() -> None:
     assert row["prompt"] == "x" * 300
 
 
-@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
-def test_the_format_is_the_configs(image_format: str) -> None:
+@pytest.mark.parametrize(
+    ("image_format", "head"),
+    [
+        ("png", b"\x89PNG"),
+        ("jpeg", b"\xff\xd8\xff"),
+        ("webp", b"RIFF"),
+        ("webp_lossless", b"RIFF"),
+    ],
+)
+def test_the_format_is_the_configs(image_format: str, head: bytes) -> None:
     config = TextToImageConfig(backend="simulated", image_format=image_format)
     (row,) = build_text_to_image(config)(_rows("a"))
-    assert decode_image(row["image"]["bytes"]).size == (64, 64)
+    data = row["image"]["bytes"]
+    assert data.startswith(head)
+    is_kept = decode_image(data).tobytes() == draw_image("a", 100, 64, 64).tobytes()
+    assert is_kept is FORMATS[image_format].is_lossless
+
+
+def test_what_decides_the_bytes_is_recorded_and_nothing_else() -> None:
+    params = {name: set(TextToImageConfig(image_format=name).sampling_params()) for name in FORMATS}
+    other = params["jpeg"] - {"image_quality"}
+    assert params["png"] == params["webp_lossless"] == other | {"image_effort"}
+    assert params["webp"] == other | {"image_quality", "image_effort"}
+
+
+def test_in_steps_it_does_the_same() -> None:
+    task = _task(fault="nan", fault_marker="BAD")
+    assert isinstance(task, BatchSteps)
+    rows = _rows("a", "BAD", None, "b")
+    stepped = task.finish(task.work(task.prepare(rows)))
+    assert [row | {"draw_s": 0} for row in stepped] == [row | {"draw_s": 0} for row in task(rows)]
+    assert "image" not in rows[0]
+
+
+def test_the_engine_is_in_the_middle_step_alone_and_encoding_in_the_last() -> None:
+    calls: list[str] = []
+
+    class Engine:
+        def draw(self, prompts: list[str], rng_seeds: list[int]) -> list[Drawn]:
+            calls.append(f"draw {len(prompts)}")
+            if "BAD" in prompts:
+                raise ValueError("a bad prompt")
+            return [Drawn(image=draw_image(p, 0, 64, 64)) for p in prompts]
+
+    task = TextToImage(Engine(), TextToImageConfig())
+    prepared = task.prepare(_rows("a", "BAD"))
+    assert calls == []
+    worked = task.work(prepared)
+    assert calls == ["draw 2", "draw 2", "draw 1", "draw 1", "draw 1"], "halving is its part"
+    assert all("image" not in row for row in worked.rows)
+    good, bad = task.finish(worked)
+    assert len(calls) == 5
+    assert good["image"]["bytes"]
+    assert (bad["error"], bad["error_attempts"]) == ("engine_error: ValueError: a bad prompt", 4)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +185,8 @@ def test_the_format_is_the_configs(image_format: str) -> None:
         ("height_px", 8192),
         ("image_quality", 101),
         ("image_format", "gif"),
+        ("image_effort", 10),
+        ("image_threads", 0),
     ],
 )
 def test_fields_are_checked(field: str, value: object) -> None:
