@@ -193,7 +193,7 @@ def one_more(num_replicas: tuple[int, ...], pool: int) -> tuple[int, ...]:
 def _shared_splits(rates: Sequence[PoolRate], num_gpus: int) -> Iterator[Split]:
     shares = [rate.memory_share for rate in rates if rate.num_gpus == 1]
     known = [share for share in shares if share is not None]
-    if len(known) < 2 or sum(known) > 1:
+    if len(known) < 2 or sum(known) > 1 + 1e-9:
         return
     for n in range(1, num_gpus + 1):
         yield Split(num_replicas=(num_gpus, n), num_gpus=(FIRST_SHARE, SECOND_SHARE))

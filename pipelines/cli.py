@@ -1,6 +1,6 @@
 """The command line: a verb, a config or a run, `key=value` words. Nothing else.
 
-    pairloom plan CONFIG [key=value ...]     what would run, without starting anything
+    pairloom plan CONFIG [key=value ...]     what would run, without starting anything; or --measure
     pairloom run CONFIG [key=value ...]      run it, or go on where it stopped
     pairloom seeds CONFIG [key=value ...]    only make and commit the seed table
     pairloom status OUTPUT                   how far a run is, from its ledger, from anywhere
@@ -107,13 +107,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name, text in (
-        ("plan", "say what would run; starts nothing"),
+        ("plan", "say what would run; starts nothing, unless it is to measure"),
         ("run", "run a config, or go on where it stopped"),
         ("seeds", "make and commit the seed table only"),
     ):
         verb = verbs.add_parser(name, help=text, description=text)
         verb.add_argument("config", help="a YAML file, e.g. conf/synergy.yaml")
         verb.add_argument("words", nargs="*", metavar="key=value", help="changes to the config")
+        if name == "plan":
+            verb.add_argument(
+                "--measure", action="store_true", help="load both models and time a few batches"
+            )
         verb.add_argument("--json", action="store_true", help="end with one line of JSON")
     for name, text in (
         ("status", "how far a run is, read from its ledger"),
@@ -142,10 +146,18 @@ def _plan(arguments: argparse.Namespace) -> int:
     from pipelines import configs, overview
 
     config = configs.load_config(arguments.config, arguments.words)
+    nodes = None
+    if arguments.measure:
+        from pipelines import measure  # after the config: a typo must not wait for Ray's import
+
+        measurement = measure.measure(config)
+        print(measure.describe_measurement(measurement))
+        config, nodes = measure.with_rates(config, measurement), measurement.nodes
     plan = overview.make_plan(config)
-    print(overview.describe_plan(plan, config))
+    outlook = overview.make_outlook(plan, config, nodes)
+    print(overview.describe_plan(plan, config, outlook, nodes))
     if arguments.json:
-        print(json.dumps(overview.plan_to_dict(plan)))
+        print(json.dumps(overview.plan_to_dict(plan, outlook)))
     return 0
 
 

@@ -1,29 +1,48 @@
 """What a person reads before a run: the plan of a config, and what became of its seeds.
 
-Limits: looks at this machine only; GPUs of a cluster that it has not joined are not counted.
+Limits: looks at this machine only, unless it is given the nodes of a cluster that was joined.
 """
 
 import dataclasses
 import importlib.util
-from typing import Any
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from actors.images import estimate_image_bytes
-from cluster.plan import Plan, PoolPlan, count_calls
+from cluster.plan import Node, Plan, PoolPlan, count_calls
 from cluster.pool import PoolConfig
 from cluster.session import plan_session
 from pipelines import seeds as seed_tables
+from pipelines.outlook import (
+    Outlook,
+    describe_best,
+    describe_cost,
+    describe_expected,
+    describe_time,
+    look_ahead,
+)
 from pipelines.sources import count_problems
 from pipelines.synergy import SynergyConfig, stages_of_round
 
+if TYPE_CHECKING:  # units need ray.data, which `pairloom plan` does not have the time for
+    from pipelines.work import Work
 
-def make_plan(config: SynergyConfig) -> Plan:
-    """The numbers of a run; reads the seed file to count it."""
-    if config.seeds.path is not None:
-        num_chains = seed_tables.read_table(config.seeds, config.run_seed).num_rows
-    else:
-        num_chains = config.seeds.author.num_batches * config.seeds.author.batch_size
+
+logger = logging.getLogger(__name__)
+
+NO_RATES = (
+    "pairs/s, bottleneck, time, cost: no rates are known; `pairloom plan --measure CONFIG` "
+    "measures them, or set plan.rates.generator.call_s and plan.rates.captioner.call_s"
+)
+
+
+def make_plan(config: SynergyConfig, num_chains: int | None = None) -> Plan:
+    """The numbers of a run; reads the seed file to count it, unless the count is given."""
+    if num_chains is None:
+        num_chains = _count_chains(config)
     pools = tuple(
         _plan_pool(name, pool, num_chains, config)
         for name, pool in (
@@ -42,9 +61,32 @@ def make_plan(config: SynergyConfig) -> Plan:
     )
 
 
-def describe_plan(plan: Plan, config: SynergyConfig) -> str:
+def make_outlook(
+    plan: Plan,
+    config: SynergyConfig,
+    nodes: Sequence[Node] | None = None,
+    num_pairs_left: int | None = None,
+) -> Outlook | None:
+    """What the plan comes to, where rates are known; `nodes` are this machine unless given."""
+    pools, rates = config.pools, config.plan.rates
+    return look_ahead(
+        plan,
+        (pools.generator, pools.captioner),
+        (rates.generator, rates.captioner),
+        config.plan,
+        plan_session(config.cluster).nodes if nodes is None else nodes,
+        plan.num_pairs if num_pairs_left is None else num_pairs_left,
+    )
+
+
+def describe_plan(
+    plan: Plan, config: SynergyConfig, outlook: Outlook | None, nodes: Sequence[Node] | None = None
+) -> str:
     """The plan as a page of text."""
-    present = plan_session(config.cluster).num_gpus
+    if nodes is None:
+        there = f"{plan_session(config.cluster).num_gpus:g} on this machine"
+    else:
+        there = f"{sum(node.num_gpus for node in nodes):g} in the cluster"
     lines = [
         f"output     {config.output}",
         f"chains     {plan.num_chains}, {plan.num_rounds} rounds, mode {config.mode}: "
@@ -56,17 +98,47 @@ def describe_plan(plan: Plan, config: SynergyConfig) -> str:
         _describe_pool(plan.pools[0], config.generator.backend, config.generator.model),
         _describe_pool(plan.pools[1], config.captioner.backend, config.captioner.model),
         *_describe_author(config),
-        f"GPUs       {plan.gpus:g} asked, {present:g} on this machine",
+        f"GPUs       {plan.gpus:g} asked, {there}",
         f"bytes      about {_bytes(plan.total_bytes)} in all, {_bytes(plan.row_bytes)} an image, "
         f"up to {_bytes(plan.bytes_in_flight)} in flight",
+        *_describe_outlook(outlook),
     ]
     return "\n".join(lines)
 
 
-def plan_to_dict(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON-able values, the derived numbers included."""
+def log_plan(config: SynergyConfig, work: "Work") -> None:
+    """Says at the start of a run what it will come to, in two or three lines."""
+    left = sum(unit.num_chains * (config.num_rounds - unit.next_round) for unit in work.units)
+    for line in first_lines(config, work.num_chains, left):
+        logger.info("plan: %s", line)
+
+
+def first_lines(config: SynergyConfig, num_chains: int, num_pairs_left: int) -> list[str]:
+    """The plan in two or three lines; the best split is that of the GPUs which are asked for."""
+    plan = make_plan(config, num_chains)
+    outlook = make_outlook(plan, config, (), num_pairs_left)
+    pools = ", ".join(
+        f"{pool.name} {pool.num_replicas} x {_each(pool.gpus_per_replica)}" for pool in plan.pools
+    )
+    lines = [
+        f"{pools}; {num_pairs_left} of up to {plan.num_pairs} pairs left, "
+        f"up to {_bytes(plan.bytes_in_flight)} in flight"
+    ]
+    if outlook is None:
+        return [*lines, f"unknown {NO_RATES}"]
+    parts = [describe_expected(outlook), describe_time(outlook), describe_cost(outlook)]
+    lines.append("; ".join(parts))
+    return lines if outlook.is_best else [*lines, describe_best(outlook)]
+
+
+def plan_to_dict(plan: Plan, outlook: Outlook | None) -> dict[str, Any]:
+    """The plan as JSON-able values, derived numbers included; no rates: `outlook` is null."""
     derived = ("num_units", "num_pairs", "gpus", "total_bytes", "bytes_in_flight")
-    return dataclasses.asdict(plan) | {name: getattr(plan, name) for name in derived}
+    values = dataclasses.asdict(plan) | {name: getattr(plan, name) for name in derived}
+    if outlook is None:
+        return values | {"outlook": None}
+    more = {name: getattr(outlook, name) for name in ("eta_s", "gpu_hours", "cost", "is_best")}
+    return values | {"outlook": dataclasses.asdict(outlook) | more}
 
 
 def count_seeds(table: pa.Table) -> dict[str, Any]:
@@ -99,6 +171,24 @@ def can_show_datasets() -> bool:
     return importlib.util.find_spec("datasets") is not None
 
 
+def _count_chains(config: SynergyConfig) -> int:
+    if config.seeds.path is not None:
+        return seed_tables.read_table(config.seeds, config.run_seed).num_rows
+    return config.seeds.author.num_batches * config.seeds.author.batch_size
+
+
+def _describe_outlook(outlook: Outlook | None) -> list[str]:
+    if outlook is None:
+        return [f"unknown    {NO_RATES}"]
+    lines = [
+        f"expected   {describe_expected(outlook)}",
+        f"time       {describe_time(outlook)}",
+        f"cost       {describe_cost(outlook)}",
+    ]
+    best = describe_best(outlook)
+    return [*lines, f"split      {best}"] if best else lines
+
+
 def _describe_author(config: SynergyConfig) -> list[str]:
     author = config.seeds.author
     if config.seeds.path is not None:
@@ -121,12 +211,16 @@ def _plan_pool(name: str, pool: PoolConfig, num_chains: int, config: SynergyConf
 
 
 def _describe_pool(pool: PoolPlan, backend: str, model: str) -> str:
-    gpus = f"{pool.gpus_per_replica:g} GPU each" if pool.gpus_per_replica else "on CPU"
+    gpus = f"{_each(pool.gpus_per_replica)} each" if pool.gpus_per_replica else "on CPU"
     return (
         f"{pool.name}  {backend} {model}: {pool.num_replicas} replica"
         f"{'s' if pool.num_replicas > 1 else ''}, {gpus}, "
         f"{pool.num_calls} calls of up to {pool.batch_size}"
     )
+
+
+def _each(gpus_per_replica: float) -> str:
+    return f"{gpus_per_replica:g} GPU" if gpus_per_replica else "CPU"
 
 
 def _bytes(number: float) -> str:

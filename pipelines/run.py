@@ -31,6 +31,7 @@ from cluster.visible import check_visible_everywhere
 from pipelines import seeds as seed_tables
 from pipelines.attempt import Attempt, prepare
 from pipelines.leaving import Stop, stop_on_signals
+from pipelines.overview import log_plan
 from pipelines.pull import pull
 from pipelines.replay import claim_replays
 from pipelines.run_totals import Totals, reconcile
@@ -116,6 +117,7 @@ def execute(attempt: Attempt, work: Work, stop: Stop) -> dict[str, int]:
     import ray
 
     config = attempt.config
+    log_plan(config, work)
     generator, captioner = _factories(attempt)
     with (
         stop.watched(),

@@ -22,6 +22,7 @@ from cluster.pool import PoolConfig
 from cluster.session import SessionConfig
 from cluster.telemetry import Board
 from pipelines.limits import LimitsConfig
+from pipelines.outlook import PlanConfig
 from pipelines.sources import SeedsConfig
 from pipelines.stages import (
     RowPool,
@@ -49,7 +50,7 @@ class PoolsConfig:
 class SynergyConfig:
     """One run. `generator`, `captioner`, `seeds`, `mode` and the numbers decide what the pairs are;
     `pools`, `stages`, `cluster` and `limits` only decide how fast they come and when the run gives
-    up, and may change on a resume."""
+    up, `plan` what is said of it beforehand; they may change on a resume."""
 
     output: str  # folder or URI: s3://bucket/prefix, gs://..., az://...
     # Your word that no second driver writes there, for a store that ignores put-if-absent
@@ -65,6 +66,7 @@ class SynergyConfig:
     stages: StagesConfig = field(default_factory=StagesConfig)
     cluster: SessionConfig = field(default_factory=SessionConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
 
     def __post_init__(self) -> None:
         for name, least, most in (
