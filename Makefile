@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-ur
 PYTEST := RAY_worker_niceness=0 $(BIN)/pytest
 
 .PHONY: demo test test-slow faults soak coverage lint format clean
-.PHONY: benchmark-commit benchmark-resume
+.PHONY: benchmark-commit benchmark-resume benchmark-formats
 
 demo: $(VENV)/.demo
 	$(BIN)/pairloom run conf/synergy.yaml output=$(OUTPUT) seeds.limit=32
@@ -55,6 +55,9 @@ benchmark-commit: $(VENV)/.dev
 
 benchmark-resume: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/resume_start.py
+
+benchmark-formats: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/image_formats.py
 
 $(VENV)/.demo: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
