@@ -55,6 +55,7 @@ class ModelIdentity:
     revision: str | None
     digest: str | None
     licence: str
+    parts: tuple["ModelIdentity", ...] = ()  # of a model made of several, the first is the base
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,34 @@ def resolve_model(model: str, embedded_name: str) -> ModelSource:
         )
     hub_id, _, revision = model.partition("@")
     return ModelSource(id=hub_id, folder=None, revision=revision or None)
+
+
+def resolve_weights(name: str, path: str) -> Path:
+    """The one safetensors file that `path`, a file or a folder, means; nothing is loaded.
+
+    Args:
+        name: the field of the config, for what an error says.
+
+    Raises:
+        ValueError: no such file, none or several in the folder, or what may not be loaded.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        check_folder(place)
+        found = sorted(place.glob("*.safetensors"))
+        if len(found) != 1:
+            raise ValueError(
+                f"field {name!r} is {path!r}: holds {len(found)} *.safetensors files, not one; "
+                "give the path of the file"
+            )
+        return found[0]
+    if place.suffix != ".safetensors" or not place.is_file():
+        raise ValueError(
+            f"field {name!r} is {path!r}: must be a *.safetensors file, or a folder with one; "
+            "download it first, on every node"
+        )
+    _check_weights(place)
+    return place
 
 
 def check_folder(folder: Path) -> None:
@@ -232,7 +261,7 @@ def fetch_model(
     """
     if source.folder is not None:
         if expected_digest is not None:
-            _check_digest(source.folder, digest_folder(source.folder), expected_digest)
+            check_digest(source.folder, digest_folder(source.folder), expected_digest)
         return source.folder, None
     from huggingface_hub import snapshot_download
 
@@ -247,11 +276,12 @@ def fetch_model(
     check_folder(snapshot)
     commit = snapshot.name  # as the hub cache names it
     if expected_digest is not None:
-        _check_digest(snapshot, f"git:{commit}", expected_digest)
+        check_digest(snapshot, f"git:{commit}", expected_digest)
     return snapshot, commit
 
 
-def _check_digest(folder: Path, found: str, expected: str) -> None:
+def check_digest(folder: Path, found: str, expected: str) -> None:
+    """Raises ValueError unless the model in `folder` is the one the run is recorded with."""
     if found != expected:
         raise ValueError(
             f"model folder {str(folder)!r} has the digest {found}, but the run is recorded with "
@@ -305,14 +335,15 @@ def digest_folder(folder: Path) -> str:
     """sha256 over the sorted (relative path, sha256 of the file); hidden files do not count."""
     files = _model_files(folder)
     with ThreadPoolExecutor(max_workers=4) as threads:  # hashing releases the GIL
-        digests = list(threads.map(_digest_file, files))
+        digests = list(threads.map(digest_file, files))
     total = hashlib.sha256()
     for path, digest in zip(files, digests, strict=True):
         total.update(f"{path.relative_to(folder).as_posix()}\0{digest}\n".encode())
     return f"sha256:{total.hexdigest()}"
 
 
-def _digest_file(path: Path) -> str:
+def digest_file(path: Path) -> str:
+    """sha256 of one file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

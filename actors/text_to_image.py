@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
+from actors.backends.sdxl_config import SdxlConfig, identify_sdxl
 from actors.backends.simulated import (
     SimulatedConfig,
     SimulatedImageEngine,
@@ -27,7 +28,7 @@ from actors.isolation import (
     prepare_rows,
     work_rows,
 )
-from actors.models import ModelIdentity, identify_model, pin_model, resolve_model
+from actors.models import ModelIdentity, pin_model
 from actors.reasons import Reason, RowError
 from actors.records import Row
 from actors.scenes.defaults import GUIDANCE_SCALE, IMAGE_PX, NUM_STEPS
@@ -48,7 +49,7 @@ class TextToImageConfig:
     width_px: int = IMAGE_PX
     height_px: int = IMAGE_PX
     # auto: float32 on a CPU, bfloat16 on a GPU. Recorded as "auto", for the driver does not see a
-    # replica's device: name one if a run may go on elsewhere. The VAE always decodes in float32
+    # replica's device: name one if a run may go on elsewhere. The VAE has its own: sdxl.vae_dtype
     dtype: str = "auto"
     device: str = "auto"  # auto: the GPU if torch sees one, else the CPU
     # png and webp_lossless keep every bit, jpeg and webp are smaller; the README has a table
@@ -57,6 +58,7 @@ class TextToImageConfig:
     # 0 is fast; png and webp_lossless up to 9, webp up to 6: fewer bytes for far more time
     image_effort: int = 0
     image_threads: int = 2  # that encode a batch, beside num_cpus of the pool
+    sdxl: SdxlConfig = field(default_factory=SdxlConfig)  # for backend: sdxl
     simulated: SimulatedConfig = field(default_factory=SimulatedConfig)  # for backend: simulated
 
     def __post_init__(self) -> None:
@@ -78,14 +80,18 @@ class TextToImageConfig:
                 )
 
     def identity(self) -> ModelIdentity:
-        """What the record says of the model; reads a local folder's every byte."""
+        """What the record says of the model and its parts; reads a local folder's every byte."""
         if self.backend == "simulated":
             return simulated_identity("draw")
-        return identify_model(resolve_model(self.model, "sdxl"))
+        return identify_sdxl(self.model, self.sdxl)
 
     def pinned(self, identity: ModelIdentity) -> Self:
-        """This config with the commit of `identity`, so that a hub model cannot move meanwhile."""
-        return replace(self, model=pin_model(self.model, identity))
+        """This config with the commits of `identity`, so that a hub model cannot move meanwhile."""
+        base, *others = identity.parts or (identity,)
+        sdxl = self.sdxl
+        if sdxl.refiner and others:
+            sdxl = replace(sdxl, refiner=pin_model(sdxl.refiner, others[0]))
+        return replace(self, model=pin_model(self.model, base), sdxl=sdxl)
 
     def sampling_params(self) -> dict[str, Any]:
         """What, besides the model and the rng_seed, decides the picture's bytes."""
@@ -93,7 +99,8 @@ class TextToImageConfig:
         names += ("image_format",)
         names += () if FORMATS[self.image_format].is_lossless else ("image_quality",)
         names += ("image_effort",) if FORMATS[self.image_format].max_effort else ()
-        return {"backend": self.backend} | {name: asdict(self)[name] for name in names}
+        params = {"backend": self.backend} | {name: asdict(self)[name] for name in names}
+        return params | ({"sdxl": self.sdxl.sampling_params()} if self.backend == "sdxl" else {})
 
 
 class TextToImage:

@@ -1,140 +1,116 @@
 """Draws with any `StableDiffusionXLPipeline`: the embedded 64 px model or a full-size checkpoint.
 
-The noise of a row comes from its own CPU generator in float32, so that an rng_seed means the same
-latents on every device, in every dtype and in any batch. The pipeline runs unmodified up to the
-latents; the VAE then decodes them in float32, one picture at a time: it overflows in half
-precision, shows bands in bfloat16, and a batch of 1024 px pictures is its peak of memory.
-Limits: base model only (no refiner, no LoRA); the pixels of one rng_seed differ in their last bits
-between batch sizes and devices.
+The noise of a row comes from its own CPU generator, so that an rng_seed means the same latents on
+every device and in any batch. The pipelines run unmodified from embeddings to latents, both halves
+of the guidance in one call of the UNet; texts, decoding and preparation have modules of their own
+(sdxl_text, sdxl_vae, sdxl_load).
+Limits: the pixels of one rng_seed differ in their last bits between batch sizes and devices.
+Schedulers that add noise at every step draw it in the UNet's dtype, so it differs between dtypes.
 """
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from actors.backends.devices import (
-    forbid_remote_code,
-    hide_progress_bars,
-    pick_device,
-    pick_dtype,
-    watch_device,
-)
+from actors.backends.devices import pick_dtype, watch_device
+from actors.backends.sdxl_load import SdxlPipes, load_pipes
+from actors.backends.sdxl_text import PromptEncoder
+from actors.backends.sdxl_vae import Decoder
 from actors.engines import Drawn
-from actors.images import image_from_floats
-from actors.models import fetch_model, resolve_model
-from actors.reasons import RowError
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionXLPipeline
-
     from actors.text_to_image import TextToImageConfig
-
-# Components live in folders of their own: the hub's all-in-one copies at the root, and a second
-# set in fp16, would treble the download.
-_HUB_PATTERNS = ("*/*.safetensors", "*/*.json", "*/*.txt", "model_index.json", "README.md")
-_HUB_IGNORED = ("*.fp16.*", "*.non_ema.*")
 
 
 class SdxlEngine:
-    """An ImageEngine over one pipeline, loaded by the constructor."""
+    """An ImageEngine over a base pipeline and maybe a refiner, loaded by the constructor.
 
-    def __init__(self, config: "TextToImageConfig", expected_digest: str | None = None) -> None:
-        device = pick_device(config.device)
-        folder, _ = fetch_model(
-            resolve_model(config.model, "sdxl"),
-            allowed=_HUB_PATTERNS,
-            ignored=_HUB_IGNORED,
-            expected_digest=expected_digest,
-        )
+    `pipes` are taken as they are if they are given (prepared by `sdxl_load.prepare_pipes`): the
+    benchmarks draw with random weights that no folder holds.
+    """
+
+    def __init__(
+        self,
+        config: "TextToImageConfig",
+        expected_digest: str | None = None,
+        pipes: SdxlPipes | None = None,
+    ) -> None:
         self._config = config
-        self._pipe = _load(folder, pick_dtype(config.dtype, device)).to(device)
+        self._pipes = pipes or load_pipes(config, expected_digest)
+        base = self._pipes.base
+        vae_dtype = pick_dtype(config.sdxl.vae_dtype, base.unet.device)
+        self._decode = Decoder(base.vae, vae_dtype, config.sdxl.vae_batch)
+        self._encoders = [PromptEncoder(pipe) for pipe in self._pipes.all()]
+        self._largest_batch = 0  # that was drawn, where batches are filled up
         # It warns of every prompt it cuts; here that is a column.
-        logging.getLogger(type(self._pipe).__module__).setLevel(logging.ERROR)
+        for pipe in self._pipes.all():
+            logging.getLogger(type(pipe).__module__).setLevel(logging.ERROR)
 
     def draw(self, prompts: list[str], rng_seeds: list[int]) -> list[Drawn]:
+        size = len(prompts)
+        num_missing = max(self._largest_batch - size, 0)
+        # Forgotten unless this call succeeds: a batch halved for want of memory stays halved.
+        largest, self._largest_batch = self._largest_batch, 0
         with watch_device():
-            latents = self._denoise(prompts, rng_seeds)
-            pixels = [self._decode(latent) for latent in latents.split(1)]
-        return [
-            self._to_drawn(array, self._is_truncated(prompt))
-            for array, prompt in zip(pixels, prompts, strict=True)
-        ]
+            latents = self._denoise(
+                prompts + prompts[:1] * num_missing, rng_seeds + rng_seeds[:1] * num_missing
+            )
+            drawn = self._decode(latents[:size], [self._is_truncated(each) for each in prompts])
+        if self._config.sdxl.compile != "none":
+            # A smaller batch is filled up: compiling for one more size costs minutes.
+            self._largest_batch = max(largest, size)
+        return drawn
 
     def _denoise(self, prompts: list[str], rng_seeds: list[int]) -> torch.Tensor:
-        config, pipe = self._config, self._pipe
+        config, options = self._config, self._config.sdxl
+        base, refiner = self._pipes.base, self._pipes.refiner
         generators = [torch.Generator("cpu").manual_seed(rng_seed) for rng_seed in rng_seeds]
+        shared: dict[str, Any] = {
+            "num_inference_steps": config.num_steps,
+            "guidance_scale": config.guidance_scale,
+            "generator": generators,  # for schedulers that add noise at every step
+            "output_type": "latent",
+        }
+        noise = self._noise(generators)
+        latents = base(
+            **shared,
+            **self._condition(0, prompts),
+            width=config.width_px,
+            height=config.height_px,
+            latents=noise.to(base.unet.device, base.unet.dtype),
+            denoising_end=None if refiner is None else options.refiner_start,
+        ).images
+        if refiner is None:
+            return latents
+        return refiner(
+            **shared,
+            **self._condition(1, prompts),
+            image=latents,
+            denoising_start=options.refiner_start,
+        ).images
+
+    def _condition(self, expert: int, prompts: list[str]) -> dict[str, torch.Tensor]:
+        config = self._config
+        return self._encoders[expert].condition(
+            prompts, config.negative_prompt, config.guidance_scale
+        )
+
+    def _noise(self, generators: list[torch.Generator]) -> torch.Tensor:
+        """Float32 [n, channels, height / 8, width / 8], row by row."""
+        pipe, config = self._pipes.base, self._config
         scale = pipe.vae_scale_factor
         shape = (
             pipe.unet.config.in_channels,
             config.height_px // scale,
             config.width_px // scale,
         )
-        noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-        output: Any = pipe(
-            prompt=prompts,
-            # None, not "": a model may want zeros there instead of an encoded empty text.
-            negative_prompt=config.negative_prompt or None,
-            num_inference_steps=config.num_steps,
-            guidance_scale=config.guidance_scale,
-            width=config.width_px,
-            height=config.height_px,
-            latents=noise.to(pipe.unet.dtype),
-            generator=generators,  # for schedulers that add noise at every step
-            output_type="latent",
-        )
-        return output.images
-
-    @torch.no_grad()
-    def _decode(self, latent: torch.Tensor) -> Any:
-        """One picture as floats; what the pipeline does after its last step, in float32."""
-        vae: Any = self._pipe.vae
-        latent = latent.to(torch.float32)
-        mean, std = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
-        if mean is not None and std is not None:
-            mean_1C11, std_1C11 = (latent.new_tensor(v).view(1, -1, 1, 1) for v in (mean, std))  # noqa: N806
-            latent = latent * std_1C11 / vae.config.scaling_factor + mean_1C11
-        else:
-            latent = latent / vae.config.scaling_factor
-        image = vae.decode(latent, return_dict=False)[0]
-        # Clamps to [0, 1], which leaves NaN alone: image_from_floats finds it.
-        processor: Any = self._pipe.image_processor
-        return processor.postprocess(image, output_type="np")[0]
-
-    def _to_drawn(self, pixels: Any, is_truncated: bool) -> Drawn:
-        try:
-            return Drawn(image=image_from_floats(pixels), is_prompt_truncated=is_truncated)
-        except RowError as error:
-            return Drawn(image=None, is_prompt_truncated=is_truncated, problem=error)
+        return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
     def _is_truncated(self, prompt: str) -> bool:
-        tokenizers: list[Any] = [self._pipe.tokenizer, self._pipe.tokenizer_2]
+        tokenizers: list[Any] = [self._pipes.base.tokenizer, self._pipes.base.tokenizer_2]
         return any(
             len(tokenizer(prompt, verbose=False).input_ids) > tokenizer.model_max_length
             for tokenizer in tokenizers
             if tokenizer is not None
         )
-
-
-def _load(folder: Path, dtype: torch.dtype) -> "StableDiffusionXLPipeline":
-    forbid_remote_code()
-    import diffusers
-    from diffusers import StableDiffusionXLPipeline
-
-    hide_progress_bars()
-    diffusers.utils.logging.disable_progress_bar()
-    has_only_fp16 = not (folder / "unet" / "diffusion_pytorch_model.safetensors").exists() and any(
-        folder.glob("unet/*.fp16.safetensors")
-    )
-    pipe = StableDiffusionXLPipeline.from_pretrained(
-        str(folder),
-        dtype={"default": dtype, "vae": torch.float32},
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        variant="fp16" if has_only_fp16 else None,
-        add_watermarker=False,  # else the pixels would depend on which packages are installed
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe

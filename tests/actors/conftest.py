@@ -52,23 +52,10 @@ def _text_config(tokenizer: Any) -> Any:
     )
 
 
-@pytest.fixture(scope="session")
-def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A 64 px StableDiffusionXLPipeline with random weights, in float16 as checkpoints are."""
-    import torch
-    from diffusers import (
-        AutoencoderKL,
-        EulerDiscreteScheduler,
-        StableDiffusionXLPipeline,
-        UNet2DConditionModel,
-    )
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+def _unet(cross_attention_dim: int, num_time_ids: int) -> Any:
+    from diffusers import UNet2DConditionModel
 
-    _use_one_thread()
-    torch.manual_seed(0)
-    tokenizer = _clip_tokenizer()
-    config = _text_config(tokenizer)
-    unet = UNet2DConditionModel(
+    return UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(32, 64),
         layers_per_block=1,
@@ -78,10 +65,28 @@ def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=32 + 6 * 8,
-        cross_attention_dim=64,
+        projection_class_embeddings_input_dim=32 + num_time_ids * 8,
+        cross_attention_dim=cross_attention_dim,
         norm_num_groups=8,
     )
+
+
+@pytest.fixture(scope="session")
+def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A 64 px StableDiffusionXLPipeline with random weights, in float16 as checkpoints are."""
+    import torch
+    from diffusers import (
+        AutoencoderKL,
+        EulerDiscreteScheduler,
+        StableDiffusionXLPipeline,
+    )
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    _use_one_thread()
+    torch.manual_seed(0)
+    tokenizer = _clip_tokenizer()
+    config = _text_config(tokenizer)
+    unet = _unet(cross_attention_dim=64, num_time_ids=6)
     vae = AutoencoderKL(
         block_out_channels=(16, 16, 16),
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -105,6 +110,53 @@ def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipe.save_pretrained(folder, safe_serialization=True)
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# random\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def refiner_folder(sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shape of SDXL's refiner: one text encoder, a score of beauty instead of a target size."""
+    import torch
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLImg2ImgPipeline
+    from transformers import CLIPTextModelWithProjection
+
+    torch.manual_seed(1)
+    tokenizer = _clip_tokenizer()
+    pipe = StableDiffusionXLImg2ImgPipeline(
+        vae=AutoencoderKL.from_pretrained(sdxl_folder / "vae"),
+        text_encoder=None,
+        text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer)),
+        tokenizer=None,
+        tokenizer_2=tokenizer,
+        unet=_unet(cross_attention_dim=32, num_time_ids=5),
+        scheduler=EulerDiscreteScheduler(),
+        requires_aesthetics_score=True,
+        add_watermarker=False,
+    )
+    folder = tmp_path_factory.mktemp("models") / "refiner"
+    pipe.to(dtype=torch.float16, silence_dtype_warnings=True)
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lora_file(sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LoRA of rank 4 for every attention of the UNet, in kohya's spelling."""
+    import torch
+    from diffusers import UNet2DConditionModel
+    from safetensors.torch import save_file
+
+    rng = torch.Generator().manual_seed(2)
+    state = {}
+    for name, module in UNet2DConditionModel.from_pretrained(sdxl_folder / "unet").named_modules():
+        if isinstance(module, torch.nn.Linear) and ".attn" in name:
+            key = "lora_unet_" + name.replace(".", "_")
+            sizes = {"down": (4, module.in_features), "up": (module.out_features, 4)}
+            for part, size in sizes.items():
+                state[f"{key}.lora_{part}.weight"] = torch.randn(size, generator=rng)
+            state[f"{key}.alpha"] = torch.tensor(2.0)
+    path = tmp_path_factory.mktemp("lora") / "few-steps.safetensors"
+    save_file(state, path)
+    return path
 
 
 @pytest.fixture(scope="session")
