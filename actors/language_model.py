@@ -6,6 +6,7 @@ Limits: keys and checks only; how a model is loaded and asked is the backend's.
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Self
 
+from actors.backends.hf_config import HfMllmConfig
 from actors.backends.simulated import SimulatedConfig, simulated_identity
 from actors.models import ModelIdentity, identify_model, pin_model, resolve_model
 from actors.scenes.defaults import MAX_NEW_TOKENS
@@ -24,6 +25,8 @@ class LanguageModelConfig:
     backend: str = "hf_mllm"
     model: str = "embedded"  # embedded, a folder, or a hub id owner/name[@revision]
     max_new_tokens: int = MAX_NEW_TOKENS  # a longer answer is cut there
+    # an answer ends before the first of these that it would hold, besides the model's own end
+    stop_strings: list[str] = field(default_factory=list)
     temperature: float = 0.0  # 0: the most likely answer, whatever the rng_seed
     # below 1: sample from the most likely tokens that hold this much probability
     top_p: float = 1.0
@@ -31,6 +34,7 @@ class LanguageModelConfig:
     # replica's device: name one if a run may go on elsewhere
     dtype: str = "auto"
     device: str = "auto"  # auto: the GPU if torch sees one, else the CPU
+    hf_mllm: HfMllmConfig = field(default_factory=HfMllmConfig)  # for backend: hf_mllm
     simulated: SimulatedConfig = field(default_factory=SimulatedConfig)  # for backend: simulated
 
     def __post_init__(self) -> None:
@@ -40,6 +44,11 @@ class LanguageModelConfig:
         check_range("max_new_tokens", self.max_new_tokens, 1, 8192)
         check_range("temperature", self.temperature, 0.0, 10.0)
         check_range("top_p", self.top_p, 0.001, 1.0)
+        if "" in self.stop_strings:
+            raise ValueError(
+                f"field 'stop_strings' is {self.stop_strings!r}: an empty text would stop every "
+                "answer before it begins; remove it"
+            )
 
     def identity(self) -> ModelIdentity:
         """What the record says of the model; reads a local folder's every byte."""
@@ -53,5 +62,7 @@ class LanguageModelConfig:
 
     def sampling_params(self) -> dict[str, Any]:
         """What, besides the model, what it is asked and the rng_seed, decides the answer."""
-        names = ("max_new_tokens", "temperature", "top_p", "dtype")
-        return {"backend": self.backend} | {name: asdict(self)[name] for name in names}
+        names = ("max_new_tokens", "stop_strings", "temperature", "top_p", "dtype")
+        params = {"backend": self.backend} | {name: asdict(self)[name] for name in names}
+        is_hf = self.backend == "hf_mllm"
+        return params | ({"hf_mllm": self.hf_mllm.sampling_params()} if is_hf else {})

@@ -1,12 +1,11 @@
 """Describes images, and writes texts, with an image-text-to-text model of transformers.
 
-The model's own processor and chat template build the prompt; answers are decoded without it.
-Sampling is done by the Gumbel-max trick: each row adds noise from its own CPU generator to the
-logits and takes the largest, so that the text of an rng_seed does not depend on its neighbours.
-(Drawing by inverse CDF costs less, but there a small error early in the vocabulary moves every
-later boundary; Gumbel noise changes a token only where two are nearly equal.)
+The model's own processor resizes each picture once, to the model's grid, and its chat template
+builds the prompt; both happen in `preprocess`, which a replica calls on a thread of its own while
+the device works. Sampling is by a noise of each row (gumbel.py), so that the text of an rng_seed
+does not depend on its neighbours.
 Limits: logits carry float noise from batch to batch, so a near tie may still fall the other way; no
-beam search, no video. The noise costs .1 ms a row and token at a vocabulary of 32k, on one core.
+beam search, no video, no prefix cache: `text_first` is for engines that have one.
 """
 
 import copy
@@ -15,89 +14,138 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessorList
 
 from actors.backends.devices import hide_progress_bars, pick_device, pick_dtype, watch_device
+from actors.backends.gumbel import GumbelSampler
 from actors.models import fetch_model, resolve_model
 
 if TYPE_CHECKING:
     from actors.language_model import LanguageModelConfig
 
 
-class GumbelSampler(LogitsProcessor):
-    """Adds each row's own Gumbel noise to logits / temperature: the argmax is then a sample."""
-
-    def __init__(self, rng_seeds: list[int], temperature: float, top_p: float) -> None:
-        self._generators = [torch.Generator("cpu").manual_seed(rng_seed) for rng_seed in rng_seeds]
-        self._temperature = temperature
-        self._top_p = top_p
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        logits = scores.float() / self._temperature
-        if self._top_p < 1.0:
-            logits = _keep_nucleus(logits, self._top_p)
-        # rand, as it takes a seventh of exponential_'s time (a row of 152k tokens: .5 ms, not 3);
-        # the logarithms are left to the device.
-        draws = torch.stack(
-            [torch.rand(logits.shape[-1], generator=each) for each in self._generators]
-        )
-        waits = -torch.log1p(-draws.to(logits.device))
-        # -log of an exponential wait is a Gumbel variable; a wait of 0 would be an infinite one.
-        return logits - waits.clamp_min(2.0**-25).log()
-
-
-def _keep_nucleus(logits: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Masks all but the smallest set of tokens that holds `top_p` of the probability."""
-    ordered, indices = logits.sort(dim=-1, descending=True)
-    probabilities = ordered.softmax(dim=-1)
-    is_out = probabilities.cumsum(dim=-1) - probabilities >= top_p
-    mask = torch.zeros_like(is_out).scatter(-1, indices, is_out)
-    return logits.masked_fill(mask, float("-inf"))
-
-
 class HfMllmEngine:
-    """A CaptionEngine and a TextEngine over one model, loaded by the constructor."""
+    """A CaptionEngine that preprocesses, and a TextEngine, over one model, loaded by the
+    constructor.
 
-    def __init__(self, config: "LanguageModelConfig", expected_digest: str | None = None) -> None:
-        device = pick_device(config.device)
-        source = resolve_model(config.model, "llava")
-        folder, _ = fetch_model(source, expected_digest=expected_digest)
+    `parts`, a processor and a model on its device, are taken as they are if they are given: the
+    benchmarks ask random weights that no folder holds.
+
+    Raises:
+        ValueError: the model is another one, or its template or processor does not allow what the
+            config asks for.
+    """
+
+    def __init__(
+        self,
+        config: "LanguageModelConfig",
+        expected_digest: str | None = None,
+        parts: tuple[Any, Any] | None = None,
+    ) -> None:
         self._config = config
-        self._processor, self._model = _load(folder, pick_dtype(config.dtype, device))
-        self._model.to(device)
+        self._processor, self._model = parts or _fetch(config, expected_digest)
+        self._images_kwargs = _size_kwargs(self._processor, config.hf_mllm.max_image_px)
+        if config.hf_mllm.prompt_order == "text_first":
+            _check_text_first(self._processor)
         self._model.generation_config = _greedy(self._model.generation_config, self._processor)
 
     def describe(
         self, images: list[Image.Image], instruction: str, rng_seeds: list[int]
     ) -> list[str]:
+        return self.describe_preprocessed(self.preprocess(images, instruction), rng_seeds)
+
+    def preprocess(self, images: list[Image.Image], instruction: str) -> dict[str, torch.Tensor]:
+        """Everything the CPU does for a batch; pinned where a GPU will fetch it."""
         question = {"type": "text", "text": instruction}
-        return self._answer(
-            [[{"type": "image", "image": image}, question] for image in images], rng_seeds
-        )
+        is_text_first = self._config.hf_mllm.prompt_order == "text_first"
+        contents = []
+        for image in images:
+            picture = {"type": "image", "image": image}
+            contents.append([question, picture] if is_text_first else [picture, question])
+        return self._tokenize(contents)
+
+    def describe_preprocessed(
+        self, inputs: dict[str, torch.Tensor], rng_seeds: list[int]
+    ) -> list[str]:
+        return self._answer(inputs, rng_seeds)
 
     def write(self, prompts: list[str], rng_seeds: list[int]) -> list[str]:
-        return self._answer([[{"type": "text", "text": prompt}] for prompt in prompts], rng_seeds)
+        contents = [[{"type": "text", "text": prompt}] for prompt in prompts]
+        return self._answer(self._tokenize(contents), rng_seeds)
 
-    def _answer(self, contents: list[list[dict[str, Any]]], rng_seeds: list[int]) -> list[str]:
-        config = self._config
+    def _tokenize(self, contents: list[list[dict[str, Any]]]) -> dict[str, torch.Tensor]:
+        has_images = any(part["type"] == "image" for content in contents for part in content)
+        images_kwargs = {"images_kwargs": self._images_kwargs} if has_images else {}
         inputs = self._processor.apply_chat_template(
             [[{"role": "user", "content": content}] for content in contents],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            processor_kwargs={"padding": True},
+            processor_kwargs={"padding": True} | images_kwargs,
         )
-        samplers = LogitsProcessorList()
+        inputs = inputs.to(dtype=self._model.dtype)  # pixels; ids stay integers
+        is_gpu = self._model.device.type == "cuda"
+        return {name: each.pin_memory() if is_gpu else each for name, each in inputs.items()}
+
+    def _answer(self, inputs: dict[str, torch.Tensor], rng_seeds: list[int]) -> list[str]:
+        config = self._config
+        options: dict[str, Any] = {}
         if config.temperature > 0:
-            samplers.append(GumbelSampler(rng_seeds, config.temperature, config.top_p))
+            sampler = GumbelSampler(rng_seeds, config.temperature, config.top_p)
+            options["logits_processor"] = LogitsProcessorList([sampler])
+        if config.hf_mllm.kv_cache == "static":
+            options["cache_implementation"] = "static"
+        if config.stop_strings:
+            options["stop_strings"] = list(config.stop_strings)
+            options["tokenizer"] = self._processor.tokenizer
+        device = self._model.device
         with watch_device(), torch.no_grad():
-            inputs = inputs.to(self._model.device, dtype=self._model.dtype)  # ids stay integers
-            tokens = self._model.generate(
-                **inputs, max_new_tokens=config.max_new_tokens, logits_processor=samplers
-            )
-        answers = tokens[:, inputs["input_ids"].shape[1] :].cpu()
-        return self._processor.batch_decode(answers, skip_special_tokens=True)
+            moved = {name: each.to(device, non_blocking=True) for name, each in inputs.items()}
+            tokens = self._model.generate(**moved, max_new_tokens=config.max_new_tokens, **options)
+            answers = tokens[:, inputs["input_ids"].shape[1] :].cpu()
+        texts = self._processor.batch_decode(answers, skip_special_tokens=True)
+        return [_stop(text, config.stop_strings) for text in texts]
+
+
+def _stop(text: str, stop_strings: list[str]) -> str:
+    """The text before the first stop string: `generate` ends a row after it."""
+    return text[: min((text.find(each) for each in stop_strings if each in text), default=None)]
+
+
+def _fetch(config: "LanguageModelConfig", expected_digest: str | None) -> tuple[Any, Any]:
+    device = pick_device(config.device)
+    source = resolve_model(config.model, "llava")
+    folder, _ = fetch_model(source, expected_digest=expected_digest)
+    processor, model = _load(folder, pick_dtype(config.dtype, device))
+    return processor, model.to(device)
+
+
+def _size_kwargs(processor: Any, max_image_px: int) -> dict[str, Any]:
+    """What makes the image processor resize once, and to no more than that many pixels."""
+    if max_image_px == 0:
+        return {}
+    size = dict(getattr(processor.image_processor, "size", None) or {})
+    # Qwen-VL and its like count pixels, in keys that sound like edges; LLaVA has one size.
+    if not {"shortest_edge", "longest_edge"} <= size.keys() or size["longest_edge"] < 56**2:
+        raise ValueError(
+            f"field 'max_image_px' is {max_image_px}: this model reads every picture at "
+            f"{size or 'one size'}; take 0"
+        )
+    longest = min(max_image_px**2, size["longest_edge"])
+    return {"size": {"shortest_edge": min(size["shortest_edge"], longest), "longest_edge": longest}}
+
+
+def _check_text_first(processor: Any) -> None:
+    content = [{"type": "text", "text": "INSTRUCTION"}, {"type": "image"}]
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+    if not 0 <= text.find("INSTRUCTION") < text.find(processor.image_token):
+        raise ValueError(
+            "field 'prompt_order' is 'text_first': the model's chat template puts pictures first "
+            "whatever the order; take 'image_first'"
+        )
 
 
 def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:

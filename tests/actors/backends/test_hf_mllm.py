@@ -1,16 +1,19 @@
 """The captioner and author engine on a random LLaVA of the production class."""
 
-import math
 import socket
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import Qwen2VLImageProcessor
 
-from actors.backends.hf_mllm import GumbelSampler, HfMllmEngine
+from actors.backends.hf_config import HfMllmConfig
+from actors.backends.hf_mllm import HfMllmEngine, _size_kwargs
+from actors.engines import PreprocessingEngine
 from actors.image_to_text import ImageToTextConfig, build_image_to_text
 from actors.images import encode_image
 from actors.text_to_text import TextToTextConfig
@@ -77,22 +80,112 @@ def test_weights_are_float32_on_a_cpu_whatever_the_file_holds(llava_folder: Path
     assert _engine(llava_folder, device="cpu")._model.dtype == torch.float32
 
 
-def test_gumbel_noise_samples_the_softmax() -> None:
-    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
-    draws = 4000
-    sampler = GumbelSampler(list(range(draws)), temperature=1.0, top_p=1.0)
-    picks = sampler(torch.zeros(draws, 1), logits.expand(draws, -1)).argmax(dim=-1)
-    counts = Counter(picks.tolist())
-    for token, probability in enumerate(logits.softmax(-1)[0].tolist()):
-        spread = math.sqrt(probability * (1 - probability) / draws)
-        assert abs(counts[token] / draws - probability) < 4.5 * spread
+def test_describing_is_preprocessing_and_then_answering(llava_folder: Path) -> None:
+    engine = _engine(llava_folder, temperature=1.0)
+    assert isinstance(engine, PreprocessingEngine)
+    images = [each.resize((200, 120)) for each in _images()[:3]]
+    inputs = engine.preprocess(images, INSTRUCTION)
+    before = {name: each.clone() for name, each in inputs.items()}
+    first = engine.describe_preprocessed(inputs, SEEDS[:3])
+    assert first == engine.describe_preprocessed(inputs, SEEDS[:3])
+    assert first == engine.describe(images, INSTRUCTION, SEEDS[:3])
+    assert all(torch.equal(inputs[name], each) for name, each in before.items())
+    assert inputs["pixel_values"].shape == (3, 3, 64, 64)
+    assert all(each.device.type == "cpu" for each in inputs.values())
 
 
-def test_top_p_keeps_the_smallest_set_that_holds_it() -> None:
-    logits = torch.tensor([[1.0, 3.0, 0.0, 2.9]])
-    sampler = GumbelSampler(list(range(500)), temperature=1.0, top_p=0.8)
-    picks = sampler(torch.zeros(500, 1), logits.expand(500, -1)).argmax(dim=-1)
-    assert set(picks.tolist()) == {1, 3}
+def test_a_picture_is_resized_once(llava_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = _engine(llava_folder)
+    sizes: list[tuple[int, ...]] = []
+    images = type(engine._processor.image_processor)
+    own = images.resize
+
+    def resize(self: object, image: torch.Tensor, *args: object, **options: object) -> object:
+        sizes.append(tuple(image.shape[-2:]))
+        return own(self, image, *args, **options)
+
+    monkeypatch.setattr(images, "resize", resize)
+    engine.preprocess([_images()[0].resize((320, 320))], INSTRUCTION)
+    assert sizes == [(320, 320)]
+
+
+def test_an_answer_ends_before_a_stop_string(llava_folder: Path) -> None:
+    images = _images()
+    free = _engine(llava_folder).describe(images, INSTRUCTION, SEEDS)
+    stop = free[0][4:6]
+    stopped = _engine(llava_folder, stop_strings=[stop]).describe(images, INSTRUCTION, SEEDS)
+    assert stopped == [text.partition(stop)[0] for text in free]
+    assert stopped[0] != free[0]
+
+
+def test_a_static_cache_gives_the_same_texts(llava_folder: Path) -> None:
+    images = _images()
+    static = _engine(llava_folder, hf_mllm=HfMllmConfig(kv_cache="static"), temperature=0.7)
+    dynamic = _engine(llava_folder, temperature=0.7)
+    for size in (8, 3):
+        given = (images[:size], INSTRUCTION, SEEDS[:size])
+        assert static.describe(*given) == dynamic.describe(*given)
+
+
+def test_the_instruction_comes_first_where_the_template_allows_it(
+    llava_folder: Path, tmp_path: Path
+) -> None:
+    config = HfMllmConfig(prompt_order="text_first")
+    engine = _engine(llava_folder, hf_mllm=config)
+    picture = _images()[:1]
+    ids = engine.preprocess(picture, INSTRUCTION)["input_ids"][0].tolist()
+    text = engine._processor.tokenizer.decode(ids)
+    assert text.index(INSTRUCTION) < text.index("<image>")
+    first = _engine(llava_folder).preprocess(picture, INSTRUCTION)["input_ids"][0].tolist()
+    assert sorted(first) == sorted(ids)
+    assert first != ids
+    assert engine.describe(picture, INSTRUCTION, [1])
+
+
+def test_a_template_that_puts_pictures_first_refuses_another_order() -> None:
+    config = ImageToTextConfig(hf_mllm=HfMllmConfig(prompt_order="text_first"))
+    with pytest.raises(ValueError, match="puts pictures first whatever the order"):
+        HfMllmEngine(config)
+
+
+def test_a_limit_of_pixels_is_the_processors_where_it_has_one(llava_folder: Path) -> None:
+    with pytest.raises(ValueError, match="reads every picture at"):
+        _engine(llava_folder, hf_mllm=HfMllmConfig(max_image_px=128))
+    qwen = Qwen2VLImageProcessor()
+    kwargs = _size_kwargs(SimpleNamespace(image_processor=qwen), 224)
+    picture = Image.new("RGB", (1024, 1024))
+    (grid,) = qwen(picture, **kwargs)["image_grid_thw"].tolist()
+    assert grid == [1, 16, 16]  # patches of 14 px
+    (own,) = qwen(picture)["image_grid_thw"].tolist()
+    assert own[1] > 60
+    small = qwen(Image.new("RGB", (100, 100)), **kwargs)["image_grid_thw"].tolist()
+    assert small == qwen(Image.new("RGB", (100, 100)))["image_grid_thw"].tolist()
+
+
+def test_options_that_decide_the_answer_are_recorded() -> None:
+    plain = ImageToTextConfig().sampling_params()
+    changed = [
+        ImageToTextConfig(stop_strings=["."]),
+        ImageToTextConfig(hf_mllm=HfMllmConfig(prompt_order="text_first")),
+        ImageToTextConfig(hf_mllm=HfMllmConfig(max_image_px=672)),
+    ]
+    assert all(config.sampling_params() != plain for config in changed)
+    static = ImageToTextConfig(hf_mllm=HfMllmConfig(kv_cache="static"))
+    assert static.sampling_params() == plain
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: HfMllmConfig(prompt_order="text"), "did you mean 'text_first'"),
+        (lambda: HfMllmConfig(kv_cache="paged"), "'kv_cache' is 'paged'"),
+        (lambda: HfMllmConfig(max_image_px=20), "less than two patches"),
+        (lambda: ImageToTextConfig(stop_strings=["a", ""]), "would stop every answer"),
+    ],
+)
+def test_what_cannot_be_is_refused(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make()
 
 
 def test_a_folder_is_loaded_and_used_without_the_network(
