@@ -71,14 +71,21 @@ def should_move(
     """
     num_gpus = sum(int(node.num_gpus) for node in nodes)
     now = forecast(rates, current, num_gpus)
+    stays = Move(is_worth=False, current=now, best=now)
     if not current.is_whole:
-        reason = "replicas share GPUs: their rates alone are not known"
-        return Move(is_worth=False, current=now, best=now, reason=reason)
-    target = _keep(current, solve(rates, nodes, can_share=False).split, rates, nodes)
+        is_on_gpus = any(current.num_gpus)
+        reason = (
+            "replicas share GPUs, what each does alone is not seen" if is_on_gpus else "no GPUs"
+        )
+        return replace(stays, reason=reason)
+    try:
+        best = solve(rates, nodes, can_share=False)
+    except ValueError as error:  # a node was lost, and what is left is too little
+        return replace(stays, reason=str(error))
+    target = _keep(current, best.split, rates, nodes)
     best = forecast(rates, target, num_gpus)
     if target == current:
-        reason = "no split is better"
-        return Move(is_worth=False, current=now, best=now, reason=reason)
+        return replace(stays, reason="no split is better")
     saved_s, paid_s = _reckon(current, target, rates, prices, num_pairs_left)
     move = Move(is_worth=True, current=now, best=best, saved_s=saved_s, paid_s=paid_s)
     seconds_left = num_pairs_left / now.pairs_per_s

@@ -5,7 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cluster.moves import Price, should_move
@@ -72,6 +72,14 @@ def test_replicas_that_share_gpus_are_not_moved() -> None:
     assert "share GPUs" in str(move)
 
 
+def test_nothing_is_moved_where_there_are_no_gpus_or_too_few_are_left() -> None:
+    on_cpus = Split(num_replicas=(2, 1), num_gpus=(0.0, 0.0))
+    assert "(no GPUs)" in str(should_move(on_cpus, _pools(1.0, 0.1), [], FREE, 1e6))
+    move = should_move(_split(1, 1), _pools(1.0, 0.1), _gpus(1), FREE, 1e6)
+    assert not move.is_worth
+    assert "does not fit on 1 nodes with 1 GPUs" in str(move)
+
+
 def test_what_is_not_needed_stays_where_nobody_needs_its_gpu() -> None:
     pools = [
         PoolRate(name="draws", calls_per_s=1.0, calls_per_pair=1.0, num_gpus=4),
@@ -83,6 +91,7 @@ def test_what_is_not_needed_stays_where_nobody_needs_its_gpu() -> None:
     assert move.best.split == current
 
 
+@settings(deadline=None)
 @given(speeds, speeds, st.integers(2, 64), st.floats(-0.1, 0.1), st.floats(-0.1, 0.1))
 def test_readings_that_are_off_by_a_tenth_never_move_a_run_from_its_best_split(
     draws: float, describes: float, num_gpus: int, draws_off: float, describes_off: float
@@ -92,6 +101,7 @@ def test_readings_that_are_off_by_a_tenth_never_move_a_run_from_its_best_split(
     assert not should_move(best, noisy, _gpus(num_gpus), FREE, 1e9).is_worth
 
 
+@settings(deadline=None)
 @given(speeds, speeds, st.integers(2, 32), st.data(), st.floats(0, 1e6))
 def test_a_move_ends_sooner_than_staying_and_keeps_to_the_gpus(
     draws: float, describes: float, num_gpus: int, data: st.DataObject, left: float

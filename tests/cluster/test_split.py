@@ -4,7 +4,7 @@ import time
 from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.plan import Demand, Node, check_fits
@@ -45,6 +45,7 @@ def _most_of_all_layouts(rates: list[PoolRate], num_gpus: int, efficiency: float
 rates = st.floats(0.01, 100)
 
 
+@settings(deadline=None)
 @given(rates, rates, st.integers(2, 24))
 def test_no_split_into_whole_gpus_is_better(first: float, second: float, num_gpus: int) -> None:
     pools = _two(first, second)
@@ -54,6 +55,7 @@ def test_no_split_into_whole_gpus_is_better(first: float, second: float, num_gpu
     assert found.pairs_per_s == pytest.approx(best)
 
 
+@settings(deadline=None)
 @given(rates, rates, rates, st.integers(3, 12))
 def test_nor_for_three_pools(first: float, second: float, third: float, num_gpus: int) -> None:
     pools = [_rate(one, name=f"p{one}") for one in (first, second, third)]
@@ -65,6 +67,7 @@ def test_nor_for_three_pools(first: float, second: float, third: float, num_gpus
     assert solve(pools, _nodes(num_gpus)).pairs_per_s == pytest.approx(best)
 
 
+@settings(deadline=None)
 @given(rates, rates, st.integers(1, 16))
 def test_where_sharing_is_free_no_layout_of_any_kind_is_better(
     first: float, second: float, num_gpus: int
@@ -76,6 +79,7 @@ def test_where_sharing_is_free_no_layout_of_any_kind_is_better(
     assert found.pairs_per_s == pytest.approx(best)
 
 
+@settings(deadline=None)
 @given(rates, rates, st.integers(1, 16), st.floats(0.8, 1.0))
 def test_where_it_costs_something_no_layout_is_better_by_more_than_that(
     first: float, second: float, num_gpus: int, efficiency: float
@@ -92,6 +96,7 @@ def test_where_it_costs_something_no_layout_is_better_by_more_than_that(
         assert one.pairs_per_s <= found.pairs_per_s * (1 + 1e-9)
 
 
+@settings(deadline=None)
 @given(rates, rates, st.integers(2, 30), st.sampled_from([None, 0.3, 0.6]))
 def test_one_gpu_more_never_hurts(
     first: float, second: float, num_gpus: int, memory_share: float | None
@@ -101,6 +106,7 @@ def test_one_gpu_more_never_hurts(
     assert solve(pools, _nodes(num_gpus + 1)).pairs_per_s >= fewer * (1 - 1e-9)
 
 
+@settings(deadline=None)
 @given(
     pools=st.lists(
         st.builds(
@@ -146,6 +152,16 @@ def test_both_models_on_one_gpu_win_where_one_each_would_waste_half() -> None:
     assert shared.split == Split(num_replicas=(2, 1), num_gpus=(FIRST_SHARE, 0.4))
     assert shared.pairs_per_s == pytest.approx(1.95 / 1.05)
     assert shared.bottleneck == "draws and describes"
+
+
+def test_where_gpus_are_shared_all_large_shares_are_placed_before_a_second_small_one() -> None:
+    pools = _two(1.0, 1.8, memory_share=0.4)
+    shared = solve(pools, _nodes(4)).split
+    assert (shared.num_replicas, shared.first_replicas) == ((4, 2), (4, 1))
+    mirrored = solve(pools[::-1], _nodes(4)).split
+    assert (mirrored.num_replicas, mirrored.first_replicas) == ((2, 4), (1, 4))
+    assert Split(num_replicas=(6, 2), num_gpus=WHOLE).first_replicas == (6, 2)
+    assert Split(num_replicas=(2, 2), num_gpus=(0.0, 0.0)).first_replicas == (2, 2)
 
 
 def test_what_sharing_costs_is_not_paid_where_whole_gpus_come_out_even() -> None:

@@ -33,6 +33,7 @@ def test_run_prints_totals_then_status_and_look_read_the_run(tmp_path: Path) -> 
     assert done.totals["model_loads"] == {"generator": 1, "captioner": 1}
     assert f"dataset    {tmp_path}/run/data" in done.out
     assert "load_dataset(" in done.out
+    assert "plan: generator 1 x CPU, captioner 1 x CPU; 30 of up to 30 pairs left" in done.err
     assert "pairs 30/30" in done.err  # off a terminal: log lines instead of bars
     assert "Traceback" not in done.err
     assert "Warning" not in done.err
