@@ -4,9 +4,9 @@
 
 Units of chains go through all rounds of draw, describe and record, as many at once as Ray Data
 lets in. Both pools are `cluster/dispatcher.py` itself over replicas that only wait, on a clock
-that jumps, so that an hour of 64 GPUs takes seconds. For every policy: the makespan against the work that
-the busier pool had (efficiency), the first commit and the first finished unit, and how many pictures
-were at most drawn and not yet committed.
+that jumps, so that an hour of 64 GPUs takes seconds. For every policy: the makespan against the
+work that the busier pool had (efficiency), the first commit and the first finished unit, and how
+many pictures were at most drawn and not yet committed.
 
 Limits: no Ray, no transfer, no start: only what the order decides. Batches are those of one unit.
 """

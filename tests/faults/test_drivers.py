@@ -103,6 +103,7 @@ def _run_two(words: list[str]) -> list[cli.Finished]:
     ]
 
 
+@pytest.mark.faults
 def test_two_drivers_on_one_output_commit_each_unit_once(tmp_path: Path) -> None:
     words = words_of(tmp_path, "unit_size=2", "generator.simulated.call_s=0.8", num_seeds=20)
     for done in _run_two(words):

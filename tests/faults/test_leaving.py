@@ -77,6 +77,7 @@ def test_sigterm_commits_what_is_at_work_and_begins_nothing(tmp_path: Path, kind
     check_whole(output, log, 72, most=1.5)
 
 
+@pytest.mark.faults
 def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     words = words_of(tmp_path, "generator.simulated.call_s=20", "limits.grace_s=60")
     process = cli.start(["run", *words])
@@ -96,6 +97,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     check_sound(tmp_path / "run")
 
 
+@pytest.mark.faults
 def test_a_run_whose_stages_find_no_place_leaves_when_told(tmp_path: Path) -> None:
     """Nothing ever comes out of such a dataset, so whoever waits for it hears nothing."""
     words = words_of(
@@ -148,6 +150,7 @@ def run_in_an_outage(
     check_sound(moto_s3.uri)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "first", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.faults)]
 )
@@ -162,6 +165,7 @@ def test_the_grace_time_holds_while_the_store_is_away(
     assert took_s < 5 + 25, "the grace time, a last look that fails, and Ray's own end"
 
 
+@pytest.mark.faults
 def test_a_second_ctrl_c_leaves_at_once_while_the_store_is_away(
     run_in_an_outage: subprocess.Popen[str],
 ) -> None:
@@ -174,6 +178,7 @@ def test_a_second_ctrl_c_leaves_at_once_while_the_store_is_away(
     assert took_s < 15
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("said", "number"),
     [
@@ -278,6 +283,7 @@ def test_many_units_that_are_left_do_not_hold_the_run_up(tmp_path: Path, kind: s
     check_sound(output)
 
 
+@pytest.mark.faults
 @pytest.mark.usefixtures("local_ray")
 def test_a_run_that_fails_too_often_stops_with_the_reasons_and_goes_on_when_mended(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -327,6 +333,7 @@ def test_a_verdict_of_the_last_look_counts(
     check_sound(tmp_path / "run")
 
 
+@pytest.mark.faults
 @pytest.mark.usefixtures("local_ray")
 def test_a_run_that_stands_still_says_what_each_pool_waits_for(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -103,7 +103,8 @@ def _ended(process: subprocess.Popen[str]) -> Iterator[None]:
         process.wait()
 
 
-@pytest.mark.parametrize("kind", ["task", pytest.param("actor", marks=pytest.mark.faults)])
+@pytest.mark.faults
+@pytest.mark.parametrize("kind", ["task", "actor"])
 def test_a_node_that_vanishes_costs_no_row(tmp_path: Path, kind: str) -> None:
     output, log = tmp_path / "run", tmp_path / "draw.log"
     with small_cluster(num_workers=2) as cluster:

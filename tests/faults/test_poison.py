@@ -49,6 +49,7 @@ def test_a_poison_row_is_one_dead_letter_and_its_neighbours_are_committed(
     assert report.is_finished
 
 
+@pytest.mark.faults
 def test_neighbours_of_poison_rows_are_what_they_would_have_been(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:

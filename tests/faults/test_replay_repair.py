@@ -64,6 +64,7 @@ def test_a_replay_grows_what_failed_as_if_it_had_never_failed(
         replay(config_of_run(str(output), MENDED))
 
 
+@pytest.mark.faults
 def test_what_fails_again_is_the_next_replay_s(make_config: MakeConfig, tmp_path: Path) -> None:
     output = tmp_path / "run"
     run(make_config("num_rounds=2", *FAULTY))
@@ -79,6 +80,7 @@ def test_what_fails_again_is_the_next_replay_s(make_config: MakeConfig, tmp_path
     _check(output)
 
 
+@pytest.mark.faults
 def test_a_replay_that_was_cut_off_is_finished_by_the_run(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -153,6 +155,7 @@ class _Early(LocalStore):
         return []
 
 
+@pytest.mark.faults
 def test_of_two_replays_at_once_one_is_refused_unless_both_planned_the_same(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -171,6 +174,7 @@ def test_of_two_replays_at_once_one_is_refused_unless_both_planned_the_same(
     _check(output)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("gone", [[0], [1], [0, 1]])
 def test_a_replay_with_a_gap_is_named_and_repaired(
     make_config: MakeConfig, tmp_path: Path, gone: list[int]
@@ -238,6 +242,7 @@ def test_a_repair_makes_the_damaged_unit_anew_and_no_other(
     _check(output)
 
 
+@pytest.mark.faults
 def test_a_repair_takes_the_replays_that_rest_on_a_damaged_unit_with_it(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -254,6 +259,7 @@ def test_a_repair_takes_the_replays_that_rest_on_a_damaged_unit_with_it(
     assert json.loads((output / "replays/1.json").read_text())["units"] == {}
 
 
+@pytest.mark.faults
 def test_what_a_damaged_plan_had_planned_can_be_replayed_again(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -280,6 +286,7 @@ def _files(output: Path) -> dict[Path, bytes]:
     }
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("kind", ["file flipped", "seed table"])
 @pytest.mark.parametrize(
     "mistake", ["num_rounds=5", "seeds.path=elsewhere.txt", "pools.generator.num_cpus=99"]
@@ -300,6 +307,7 @@ def test_a_repair_that_the_run_would_refuse_deletes_nothing(
     assert _files(output) == before
 
 
+@pytest.mark.faults
 def test_a_repair_that_was_killed_is_finished_by_the_run(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -313,6 +321,7 @@ def test_a_repair_that_was_killed_is_finished_by_the_run(
     assert DeltaTable(str(output / "data")).to_pyarrow_table().num_rows == 20
 
 
+@pytest.mark.faults
 def test_a_repair_mends_units_behind_a_damaged_seed_table(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:

@@ -190,6 +190,7 @@ def _wait_for(process: subprocess.Popen[str], server: S3Server, num_receipts: in
         time.sleep(0.2)
 
 
+@pytest.mark.faults
 def test_a_run_that_fails_over_its_credentials_gives_no_secret_away(
     fault_proxy: FaultProxy, moto_s3: S3Server, tmp_path: Path, ray_folder: Path
 ) -> None:

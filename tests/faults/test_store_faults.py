@@ -185,6 +185,7 @@ def own_seaweed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ser
     process.kill()
 
 
+@pytest.mark.faults
 def test_a_server_that_is_killed_and_started_again_is_waited_for(
     own_seaweed: ServerProcess,
 ) -> None:

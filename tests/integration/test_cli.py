@@ -207,6 +207,7 @@ def test_status_of_no_run_says_so(tmp_path: Path) -> None:
     assert "holds no run" in done.err
 
 
+@pytest.mark.faults
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> None:
     words = _words(tmp_path, "unit_size=2", "generator.simulated.call_s=0.5")
     process = cli.start(["run", *words])

@@ -57,6 +57,7 @@ def test_seeds_that_an_author_has_yet_to_write_cannot_be_measured(make_config: M
         measure(config)
 
 
+@pytest.mark.slow
 def test_the_verb_measures_on_one_gpu_prints_the_spread_and_plans_with_it(tmp_path: Path) -> None:
     seeds = tmp_path / "seeds.txt"
     seeds.write_text("".join(f"scene number {i}\n" for i in range(40)))
