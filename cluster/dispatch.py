@@ -97,6 +97,8 @@ class PoolStats:
     queue_length: int
     in_flight: int
     busy_s: float
+    load_s: float = 0.0
+    """What the latest load took, from the process's start to a replica that takes work."""
     num_poison: int = 0
     """Rows that were given up; each is in the place of its answer."""
     num_node_losses: int = 0

@@ -106,6 +106,7 @@ class Dispatcher:
             queue_length=len(self._queue) + len(self._suspects),
             in_flight=sum(len(slot.in_flight) for slot in self._lives.links),
             busy_s=self._busy_s,
+            load_s=self._lives.load_s,
             num_poison=self._num_poison,
             num_node_losses=self._lives.num_node_losses,
             is_draining=self._is_draining,

@@ -77,6 +77,7 @@ class Lives:
         self.canary: Batch | None = None
         """What was answered last: its first row is the proof of a living engine."""
         self.num_loads = self.num_restarts = self.num_node_losses = 0
+        self.load_s = 0.0
         self.last_failure = ""
         self._draining_nodes: frozenset[str] = frozenset()
         self._is_wanted = self._is_open = True
@@ -197,6 +198,7 @@ class Lives:
                     self._on_failure(Outcome(error=f"{where}: {error}", is_load_error=True))
                 return f"could not load its model: {error}"
             self.num_loads += 1
+            self.load_s = now_s() - slot.since_s
             if is_on_trial and (error := await self._prove(slot, link)):
                 return error
             slot.is_ready = True

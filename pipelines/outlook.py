@@ -56,6 +56,9 @@ class PlanConfig:
     """What a plan needs to know besides the config of the run; none of it changes the pairs."""
 
     rates: RatesConfig = field(default_factory=RatesConfig)
+    # Let whole GPUs go from one pool to the other during a run, where the rates that it sees pay
+    # for the loading (cluster/moves.py)
+    can_move: bool = True
     gpu_hour_price: float | None = None  # in any currency: the cost is told in the same
     # What two models that share a GPU get out of it, together, of what one alone does
     shared_gpu_efficiency: float = SHARED_EFFICIENCY

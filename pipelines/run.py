@@ -11,7 +11,7 @@ the same command goes on from there.
 import logging
 import time
 from collections.abc import Callable, Collection, Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -30,6 +30,7 @@ from cluster.telemetry import Board, Progress, start_board
 from cluster.visible import check_visible_everywhere
 from pipelines import seeds as seed_tables
 from pipelines.attempt import Attempt, prepare
+from pipelines.balance import Balancer
 from pipelines.leaving import Stop, stop_on_signals
 from pipelines.overview import log_plan
 from pipelines.pull import pull
@@ -125,6 +126,7 @@ def execute(attempt: Attempt, work: Work, stop: Stop) -> dict[str, int]:
         _pool("captioner", captioner, config.pools.captioner) as describes,
         _show(config, work) as board,
         Watcher(attempt, (draws, describes), work.committed, stop),
+        _balance(config, work, (draws, describes), board),
     ):
         source = UnitSource(work.units, ray.put(work.starts), config.is_loop, attempt.ledger)
         # With the default of a whole CPU a read, replicas that filled a small machine starved the
@@ -149,6 +151,15 @@ def execute(attempt: Attempt, work: Work, stop: Stop) -> dict[str, int]:
             grace_s=config.limits.grace_s,
         )
         return {pool.name: pool.stats().num_loads for pool in (draws, describes)}
+
+
+def _balance(
+    config: SynergyConfig, work: Work, pools: tuple[Pool, Pool], board: Board
+) -> AbstractContextManager[Any]:
+    if not config.plan.can_move:
+        return nullcontext()
+    # As the board counts: what was drawn before this attempt is on it.
+    return Balancer(pools, board, work.num_chains * config.num_rounds)
 
 
 def _factories(attempt: Attempt) -> tuple[Factory, Factory]:

@@ -1,0 +1,103 @@
+"""Moves GPUs between the pools of a running loop, where what they are seen to do pays for it.
+
+A thread looks at both pools every few seconds, keeps a window of their rates, and asks
+`cluster/moves.py`. A move makes one pool smaller, whose replicas finish their batches first, and
+the other larger. Nothing is asked while a replica of either loads, or while the run ends.
+
+Limits: only whole GPUs, and only those that the run has already. Every decision is from pairs that
+are not yet drawn: near the end of a run, where those are few, there is no move.
+"""
+
+import logging
+import math
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from ray.exceptions import RayError
+
+from cluster.errors import PoolError
+from cluster.moves import Move, Price, should_move
+from cluster.plan import Node
+from cluster.pool import Pool, PoolStats
+from cluster.rates import RateWindow
+from cluster.split import Split
+from cluster.telemetry import Board
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 2.0
+
+
+class Balancer:
+    """Entered around a running loop; `pools` in the order of draw and describe."""
+
+    def __init__(self, pools: Sequence[Pool], board: Board, num_pairs: int) -> None:
+        self._pools = pools
+        self._board = board
+        self._num_pairs = num_pairs
+        self._windows = [RateWindow() for _ in pools]
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="balancer", daemon=True)
+
+    def __enter__(self) -> Self:
+        # Shares of a GPU, and pools without one, cannot be moved: see `cluster/moves.py`.
+        if all(pool.config.num_gpus >= 1 for pool in self._pools):
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._is_over.set()
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(LOOK_S):
+            try:
+                self._look()
+            except (PoolError, RayError) as error:
+                # A pool or the board that is gone ends the run elsewhere, with its own words.
+                logger.debug("no look at the balance: %s", error)
+
+    def _look(self) -> None:
+        stats = [pool.stats() for pool in self._pools]
+        for window, one in zip(self._windows, stats, strict=True):
+            window.see(one)
+        if any(one.num_replicas_ready != one.num_replicas or one.is_draining for one in stats):
+            return
+        move = self._judge(stats)
+        if move is None or not move.is_worth:
+            return
+        logger.info("split of GPUs: %s", move)
+        before, after = move.current.split.num_replicas, move.best.split.num_replicas
+        changes = sorted(zip(self._pools, before, after, strict=True), key=lambda c: c[2] - c[1])
+        for pool, was, wanted in changes:  # the smaller one first: its GPUs are waited for
+            if wanted != was:
+                pool.resize(wanted)
+
+    def _judge(self, stats: Sequence[PoolStats]) -> Move | None:
+        found = [window.rate() for window in self._windows]
+        rates = [
+            rate.of(pool.name, num_gpus=math.ceil(pool.config.num_gpus))
+            for rate, pool in zip(found, self._pools, strict=True)
+            if rate is not None
+        ]
+        if len(rates) < len(stats):
+            return None
+        current = Split(
+            num_replicas=tuple(one.num_replicas for one in stats),
+            num_gpus=tuple(pool.config.num_gpus for pool in self._pools),
+        )
+        counts = self._board.snapshot()
+        num_drawn = sum(n.num_rows for name, n in counts.items() if name.startswith("draw"))
+        return should_move(
+            current,
+            rates,
+            [Node(num_cpus=math.inf, num_gpus=current.gpus)],
+            [Price(load_s=one.load_s) for one in stats],
+            max(self._num_pairs - num_drawn, 0),
+        )
