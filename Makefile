@@ -59,6 +59,12 @@ benchmark-resume: $(VENV)/.dev
 benchmark-formats: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/image_formats.py
 
+.PHONY: bench-gpu
+# Both in ten minutes: what does not fit is named. Longer: either script alone, --budget-s.
+bench-gpu: $(VENV)/.dev
+	$(BIN)/python tests/gpu/bench_sdxl.py --pool --budget-s 330
+	$(BIN)/python tests/gpu/bench_mllm.py --budget-s 150
+
 $(VENV)/.demo: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	$(PIP) $(TORCH)
