@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-ur
 PYTEST := RAY_worker_niceness=0 $(BIN)/pytest
 
 .PHONY: demo test test-slow faults soak coverage lint format clean
-.PHONY: benchmark-commit benchmark-resume benchmark-formats
+.PHONY: benchmark-commit benchmark-resume benchmark-formats benchmark-overlap
 
 demo: $(VENV)/.demo
 	$(BIN)/pairloom run conf/synergy.yaml output=$(OUTPUT) seeds.limit=32
@@ -58,6 +58,9 @@ benchmark-resume: $(VENV)/.dev
 
 benchmark-formats: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/image_formats.py
+
+benchmark-overlap: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/encode_overlap.py
 
 .PHONY: bench-gpu
 # Both in ten minutes: what does not fit is named. Longer: either script alone, --budget-s.
