@@ -9,6 +9,7 @@ beam search, no video, no prefix cache: `text_first` is for engines that have on
 """
 
 import copy
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,10 @@ class HfMllmEngine:
     ) -> None:
         self._config = config
         self._processor, self._model = parts or _fetch(config, expected_digest)
+        # A fast tokenizer panics ("Already borrowed") when it is set up to pad on one thread while
+        # it decodes on another: answers have a copy, and whoever tokenizes waits for his turn.
+        self._tokenizer = copy.deepcopy(self._processor.tokenizer)
+        self._processor_lock = threading.Lock()
         self._images_kwargs = _size_kwargs(self._processor, config.hf_mllm.max_image_px)
         if config.hf_mllm.prompt_order == "text_first":
             _check_text_first(self._processor)
@@ -76,14 +81,15 @@ class HfMllmEngine:
     def _tokenize(self, contents: list[list[dict[str, Any]]]) -> dict[str, torch.Tensor]:
         has_images = any(part["type"] == "image" for content in contents for part in content)
         images_kwargs = {"images_kwargs": self._images_kwargs} if has_images else {}
-        inputs = self._processor.apply_chat_template(
-            [[{"role": "user", "content": content}] for content in contents],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True} | images_kwargs,
-        )
+        with self._processor_lock:
+            inputs = self._processor.apply_chat_template(
+                [[{"role": "user", "content": content}] for content in contents],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs={"padding": True} | images_kwargs,
+            )
         inputs = inputs.to(dtype=self._model.dtype)  # pixels; ids stay integers
         is_gpu = self._model.device.type == "cuda"
         return {name: each.pin_memory() if is_gpu else each for name, each in inputs.items()}
@@ -98,13 +104,13 @@ class HfMllmEngine:
             options["cache_implementation"] = "static"
         if config.stop_strings:
             options["stop_strings"] = list(config.stop_strings)
-            options["tokenizer"] = self._processor.tokenizer
+            options["tokenizer"] = self._tokenizer
         device = self._model.device
         with watch_device(), torch.no_grad():
             moved = {name: each.to(device, non_blocking=True) for name, each in inputs.items()}
             tokens = self._model.generate(**moved, max_new_tokens=config.max_new_tokens, **options)
             answers = tokens[:, inputs["input_ids"].shape[1] :].cpu()
-        texts = self._processor.batch_decode(answers, skip_special_tokens=True)
+        texts = self._tokenizer.batch_decode(answers, skip_special_tokens=True)
         return [_stop(text, config.stop_strings) for text in texts]
 
 

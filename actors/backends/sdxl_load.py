@@ -158,13 +158,17 @@ def quantize_blocks(unet: Any) -> None:
             "field 'quantization' is 'fp8': needs the package torchao, which is not installed; "
             "run pip install torchao, or take 'none'"
         ) from error
-    if unet.device.type == "cuda" and torch.cuda.get_device_capability(unet.device) < (8, 9):
-        raise ValueError(
-            "field 'quantization' is 'fp8': this GPU has no 8-bit floats, an H100, L40S or later "
-            "one has; take 'none'"
-        )
+    _check_fp8(unet.device)
     scheme = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
     quantize_(unet, scheme, filter_fn=_is_in_block)
+
+
+def _check_fp8(device: torch.device) -> None:
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
+        raise ValueError(
+            f"field 'quantization' is 'fp8': {device} has no 8-bit floats, an H100, an L40S or a "
+            "later GPU has; take 'none'"
+        )
 
 
 def _is_in_block(module: torch.nn.Module, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -92,6 +93,21 @@ def test_describing_is_preprocessing_and_then_answering(llava_folder: Path) -> N
     assert all(torch.equal(inputs[name], each) for name, each in before.items())
     assert inputs["pixel_values"].shape == (3, 3, 64, 64)
     assert all(each.device.type == "cpu" for each in inputs.values())
+
+
+def test_a_batch_is_preprocessed_while_another_is_described(llava_folder: Path) -> None:
+    engine = _engine(llava_folder, stop_strings=["zz"])
+    images = _images()
+    expected = engine.describe(images, INSTRUCTION, SEEDS)
+    inputs = engine.preprocess(images, INSTRUCTION)
+    with ThreadPoolExecutor(2) as threads:
+        beside = [threads.submit(engine.preprocess, images, INSTRUCTION) for _ in range(20)]
+        beside += [threads.submit(engine.describe, images, INSTRUCTION, SEEDS)]
+        answers = [engine.describe_preprocessed(inputs, SEEDS) for _ in range(5)]
+    assert all(answer == expected for answer in answers)
+    assert beside[-1].result() == expected
+    for each in beside[:-1]:
+        assert torch.equal(each.result()["input_ids"], inputs["input_ids"])
 
 
 def test_a_picture_is_resized_once(llava_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """Switches that only pay on a GPU reach the calls that they are about."""
 
-import logging
+import inspect
+import io
+import json
 import os
 import subprocess
 import sys
@@ -13,8 +15,15 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionXLPipeline
 
+from actors.backends import sdxl_load
 from actors.backends.sdxl_config import SCHEDULERS, SdxlConfig
-from actors.backends.sdxl_load import SdxlPipes, prepare_pipes, quantize_blocks, set_scheduler
+from actors.backends.sdxl_load import (
+    SdxlPipes,
+    _check_fp8,
+    prepare_pipes,
+    quantize_blocks,
+    set_scheduler,
+)
 
 
 @pytest.fixture
@@ -107,6 +116,7 @@ def test_fp8_reaches_the_linear_layers_of_the_blocks(
     )
     monkeypatch.setitem(sys.modules, "torchao", types.ModuleType("torchao"))
     monkeypatch.setitem(sys.modules, "torchao.quantization", stand_in)
+    monkeypatch.setattr(sdxl_load, "_check_fp8", lambda device: None)
     prepare_pipes(SdxlPipes(base=pipe), SdxlConfig(quantization="fp8"), 4)
     assert {scheme for scheme, _ in done} == {"per row"}
     names = [name for _, name in done]
@@ -121,22 +131,29 @@ def test_fp8_without_torchao_says_what_to_do(pipe: Any, monkeypatch: pytest.Monk
         quantize_blocks(pipe.unet)
 
 
-def test_fp8_with_the_real_torchao() -> None:
-    quantization = pytest.importorskip("torchao.quantization")
-    linear = torch.nn.Module()
-    linear.transformer_blocks = torch.nn.ModuleList([torch.nn.Linear(32, 32, dtype=torch.bfloat16)])
-    holder = torch.nn.Module()
-    holder.inner = linear
-    holder.device = torch.device("cpu")  # type: ignore[assignment]
-    quantize_blocks(holder)
-    assert type(linear.transformer_blocks[0].weight) is not torch.nn.Parameter
-    assert quantization is not None
+def test_fp8_is_refused_where_there_is_no_such_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="cpu has no 8-bit floats"):
+        _check_fp8(torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    with pytest.raises(ValueError, match="cuda:0 has no 8-bit floats"):
+        _check_fp8(torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    _check_fp8(torch.device("cuda:0"))
+
+
+def test_the_real_torchao_has_the_names_that_the_stand_in_has() -> None:
+    """Where it is installed; it quantizes on a GPU only."""
+    real = pytest.importorskip("torchao.quantization")
+    scheme = real.Float8DynamicActivationFloat8WeightConfig(granularity=real.PerRow())
+    assert all(isinstance(each, real.PerRow) for each in scheme.granularity)
+    assert "filter_fn" in inspect.signature(real.quantize_).parameters
 
 
 DRAW = """
 import sys, json
 import numpy as np
 from actors.backends.sdxl import SdxlEngine
+from actors.backends import sdxl_load
 from actors.backends.sdxl_config import SdxlConfig
 from actors.text_to_image import TextToImageConfig
 from torch._dynamo.utils import counters
@@ -153,9 +170,6 @@ print(json.dumps(dict(counters["inductor"])), file=sys.stderr)
 
 
 def _draw(folder: Path, mode: str, cache: str) -> tuple[np.ndarray, dict[str, int]]:
-    import io
-    import json
-
     done = subprocess.run(
         [sys.executable, "-c", DRAW, str(folder), mode, cache], capture_output=True, check=True
     )
@@ -176,7 +190,6 @@ def test_compiled_pictures_are_the_same_and_a_second_replica_finds_the_code(
     assert (second == first).all()
     assert first_counts.get("fxgraph_cache_miss", 0) > 0
     assert second_counts.get("fxgraph_cache_miss", 0) == 0
-    logging.info("%s: %s then %s", mode, first_counts, second_counts)
 
 
 def test_a_solver_from_eulers_config_has_its_own_defaults(pipe: Any) -> None:
