@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from actors.backends.devices import pick_dtype, watch_device
+from actors.backends.devices import watch_device
 from actors.backends.sdxl_load import SdxlPipes, load_pipes
 from actors.backends.sdxl_text import PromptEncoder
 from actors.backends.sdxl_vae import Decoder
@@ -39,8 +39,7 @@ class SdxlEngine:
         self._config = config
         self._pipes = pipes or load_pipes(config, expected_digest)
         base = self._pipes.base
-        vae_dtype = pick_dtype(config.sdxl.vae_dtype, base.unet.device)
-        self._decode = Decoder(base.vae, vae_dtype, config.sdxl.vae_batch)
+        self._decode = Decoder(base.vae, config.sdxl.vae_batch)
         self._encoders = [PromptEncoder(pipe) for pipe in self._pipes.all()]
         self._largest_batch = 0  # that was drawn, where batches are filled up
         # It warns of every prompt it cuts; here that is a column.

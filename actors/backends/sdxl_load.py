@@ -1,7 +1,7 @@
 """Loads SDXL pipelines and makes them fast: the order in which that works is written down here.
 
-LoRA into the weights, then the scheduler, then the memory layout, the fused projections, 8 bits and
-last the compiler, each of which sees what the ones before it made.
+LoRA into the weights, then the VAE's dtype, the scheduler, the memory layout, the fused
+projections, 8 bits and last the compiler, each of which sees what the ones before it made.
 Limits: one device; what is compiled is compiled at the first batch (minutes for `full` at full
 size) unless the cache folder has it. Compiled code depends on PyTorch, the GPU and the shapes.
 """
@@ -21,6 +21,7 @@ from actors.backends.devices import (
 )
 from actors.backends.lora import merge_lora
 from actors.backends.sdxl_config import SCHEDULERS, SdxlConfig, fetch_sdxl
+from actors.backends.sdxl_vae import prepare_vae
 
 if TYPE_CHECKING:
     from actors.text_to_image import TextToImageConfig
@@ -89,11 +90,13 @@ def _load(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
 
 
 def prepare_pipes(pipes: SdxlPipes, config: SdxlConfig, num_steps: int) -> None:
-    """Everything after loading; the pipelines are on their device.
+    """Everything after loading, once; the pipelines are on their device.
 
     Raises:
         ValueError: what is asked for is not installed, or leaves one expert without a step.
     """
+    vae = pipes.base.vae  # the refiner's as well
+    prepare_vae(vae, pick_dtype(config.vae_dtype, vae.device))
     for pipe in pipes.all():
         pipe.set_progress_bar_config(disable=True)
         set_scheduler(pipe, config)

@@ -51,20 +51,25 @@ def _scale(layer: Any, factor: float) -> None:
     layer.bias.mul_(factor)
 
 
+def prepare_vae(vae: Any, dtype: torch.dtype) -> None:
+    """Puts a VAE into the dtype that it will decode in; once, as shrinking adds up."""
+    if dtype == torch.float16:
+        shrink_decoder(vae)
+    _cast(vae, dtype)
+
+
+def _cast(vae: Any, dtype: torch.dtype) -> None:
+    """By torch's own method: that of diffusers warns of float16, which is dealt with here."""
+    torch.nn.Module.to(vae, dtype)
+
+
 class Decoder:
-    """The VAE of a pipeline, put into its dtype by the constructor."""
+    """Latents to pictures by a VAE that `prepare_vae` has prepared."""
 
-    def __init__(self, vae: Any, dtype: torch.dtype, batch_size: int) -> None:
-        if dtype == torch.float16:
-            shrink_decoder(vae)
+    def __init__(self, vae: Any, batch_size: int) -> None:
         self._vae = vae
-        self._dtype = dtype
+        self._dtype: torch.dtype = vae.dtype
         self._batch_size = batch_size
-        self._cast(dtype)
-
-    def _cast(self, dtype: torch.dtype) -> None:
-        """By torch's own method: that of diffusers warns of float16, which is dealt with here."""
-        torch.nn.Module.to(self._vae, dtype)
 
     @torch.no_grad()
     def __call__(self, latents: torch.Tensor, is_cut: list[bool]) -> list[Drawn]:
@@ -80,9 +85,9 @@ class Decoder:
         """None for a picture that is not finite. Blocks until the device is done."""
         pixels, is_finite = self._decode(latents)
         if not all(is_finite) and self._dtype != torch.float32:
-            self._cast(torch.float32)
+            _cast(self._vae, torch.float32)
             pixels, is_finite = self._decode(latents)
-            self._cast(self._dtype)
+            _cast(self._vae, self._dtype)
         return [
             Image.fromarray(array) if is_good else None
             for array, is_good in zip(pixels, is_finite, strict=True)

@@ -255,3 +255,12 @@ def test_the_folder_names_the_model(sdxl_folder: Path) -> None:
     assert identity.id == "sdxl"
     assert identity.licence == "apache-2.0"
     assert (identity.digest or "").startswith("sha256:")
+
+
+def test_engines_over_the_same_pipelines_draw_the_same(sdxl_folder: Path) -> None:
+    """As the benchmarks make them: what is prepared once must not be prepared again."""
+    first = _engine(sdxl_folder, vae_dtype="float16", is_channels_last=True, is_qkv_fused=True)
+    expected = _pixels(first, slice(0, 2))
+    for _ in range(3):
+        again = SdxlEngine(first._config, pipes=first._pipes)
+        assert (_pixels(again, slice(0, 2)) == expected).all()

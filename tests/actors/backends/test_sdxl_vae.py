@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from actors.backends.sdxl_vae import SHRINK, Decoder, shrink_decoder
+from actors.backends.sdxl_vae import SHRINK, Decoder, prepare_vae, shrink_decoder
 from actors.images import image_from_floats
 from actors.scenes.defaults import EMBEDDED_MODELS
 
@@ -64,8 +64,9 @@ def test_a_vae_that_overflows_in_float16_draws_the_picture_of_float32(vae: Any) 
     with torch.no_grad():
         naive = copy.deepcopy(grown).half().decode(latents.half()).sample
     assert not torch.isfinite(naive).all(), "the naive cast is what this is about"
-    exact = Decoder(copy.deepcopy(grown), torch.float32, 2)(latents, [False, True])
-    decoder = Decoder(grown, torch.float16, 1)
+    exact = Decoder(copy.deepcopy(grown), 2)(latents, [False, True])
+    prepare_vae(grown, torch.float16)
+    decoder = Decoder(grown, 1)
     half = decoder(latents, [False, True])
     assert [each.is_prompt_truncated for each in half] == [False, True]
     for ours, theirs in zip(half, exact, strict=True):
@@ -76,10 +77,9 @@ def test_a_vae_that_overflows_in_float16_draws_the_picture_of_float32(vae: Any) 
 
 def test_what_overflows_all_the_same_is_decoded_in_float32(vae: Any) -> None:
     grown = _grown(vae, 2.0**18)
-    exact = Decoder(copy.deepcopy(grown), torch.float32, 2)(_latents(), [False] * 2)
-    half = Decoder(grown, torch.float32, 2)
-    half._dtype = torch.float16  # as a decoder would be whose shrinking was not enough
-    half._vae.half()
+    exact = Decoder(copy.deepcopy(grown), 2)(_latents(), [False] * 2)
+    grown.half()  # as if shrinking had not been enough
+    half = Decoder(grown, 2)
     drawn = half(_latents(), [False] * 2)
     for ours, theirs in zip(drawn, exact, strict=True):
         difference = np.asarray(ours.image).astype(int) - np.asarray(theirs.image).astype(int)
@@ -91,7 +91,7 @@ def test_bytes_made_on_the_device_are_those_of_the_pipeline(vae: Any) -> None:
     from diffusers.image_processor import VaeImageProcessor
 
     latents = _latents(3)
-    drawn = Decoder(vae, torch.float32, 3)(latents, [False] * 3)
+    drawn = Decoder(vae, 3)(latents, [False] * 3)
     with torch.no_grad():
         floats = vae.decode(latents / vae.config.scaling_factor).sample
     expected = VaeImageProcessor().postprocess(floats, output_type="np")
