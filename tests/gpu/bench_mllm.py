@@ -165,14 +165,17 @@ def measure_cache(
 
 def _read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--batches", nargs="+", type=int, default=[32, 8, 64, 1])
+    parser.add_argument("--batches", nargs="+", type=int)
     parser.add_argument("--kv", nargs="+", choices=CACHES, default=["dynamic", "static"])
-    parser.add_argument("--tokens", type=int, default=150)
+    parser.add_argument("--tokens", type=int)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--budget-s", type=float, default=500.0)
     parser.add_argument("--out", default="out/bench_mllm.json")
-    return parser.parse_args()
+    words = parser.parse_args()
+    words.batches = words.batches or ([2, 1] if words.tiny else [32, 8, 64, 1])
+    words.tokens = words.tokens or (6 if words.tiny else 150)
+    return words
 
 
 def main() -> None:

@@ -310,17 +310,20 @@ def goals(modes: list[dict[str, Any]], pool: dict[str, Any] | None, is_fp8: bool
 def _read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--compile", nargs="+", choices=COMPILES, default=["regional", "none"])
-    parser.add_argument("--batches", nargs="+", type=int, default=[8, 1, 4, 16])
+    parser.add_argument("--batches", nargs="+", type=int)
     parser.add_argument(
         "--vae-dtype", default="float16", choices=("float32", "bfloat16", "float16")
     )
     parser.add_argument("--fp8", action="store_true")
     parser.add_argument("--pool", action="store_true")
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int)
     parser.add_argument("--budget-s", type=float, default=500.0)
     parser.add_argument("--out", default="out/bench_sdxl.json")
-    return parser.parse_args()
+    words = parser.parse_args()
+    words.batches = words.batches or ([1] if words.tiny else [8, 1, 4, 16])
+    words.repeats = words.repeats or (1 if words.tiny else 3)
+    return words
 
 
 def main() -> None:
