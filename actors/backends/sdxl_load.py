@@ -7,6 +7,7 @@ size) unless the cache folder has it. Compiled code depends on PyTorch, the GPU 
 """
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,6 +184,7 @@ def _is_in_block(module: torch.nn.Module, name: str) -> bool:
 def _compile(pipes: SdxlPipes, config: SdxlConfig) -> None:
     if config.compile == "none":
         return
+    _check_compiler(config.compile)
     if config.compile_cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_cache_folder(config.compile_cache))
     torch._dynamo.config.recompile_limit = _MAX_VARIANTS
@@ -196,6 +198,16 @@ def _compile(pipes: SdxlPipes, config: SdxlConfig) -> None:
     if config.compile == "full":
         decoder = pipes.base.vae.decoder
         decoder.compile(fullgraph=True, dynamic=False, mode=_MODE)
+
+
+def _check_compiler(mode: str) -> None:
+    """Triton builds its launchers with one, at the first batch: a slim image would fail there."""
+    names = [os.environ.get("CC", ""), "gcc", "clang", "cc"]
+    if not any(name and shutil.which(name) for name in names):
+        raise ValueError(
+            f"field 'compile' is {mode!r}: needs a C compiler, which is not installed; install "
+            "gcc, name one in CC, or take 'none'"
+        )
 
 
 def _cache_folder(path: str) -> Path:

@@ -90,6 +90,15 @@ def test_compiling_reaches_the_modules_it_is_about(
         assert Path(cache).is_dir()
 
 
+def test_compiling_without_a_compiler_says_what_to_do(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(ValueError, match="needs a C compiler"):
+        prepare_pipes(SdxlPipes(base=pipe), SdxlConfig(compile="regional"), 4)
+
+
 def test_a_cache_that_anyone_may_write_to_is_refused(pipe: Any, tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     config = SdxlConfig(compile="full", compile_cache=str(tmp_path))
