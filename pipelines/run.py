@@ -36,13 +36,14 @@ from pipelines.overview import log_plan
 from pipelines.pull import pull
 from pipelines.replay import claim_replays
 from pipelines.run_totals import Totals, reconcile
-from pipelines.stages import STAGE_CPUS, least_processes
+from pipelines.stages import DEFAULT_UNITS_IN_FLIGHT, STAGE_CPUS, least_processes
 from pipelines.synergy import (
     Pools,
     SynergyConfig,
     build,
     constant_columns,
     stages_of_round,
+    units_a_group,
 )
 from pipelines.units import UnitSource
 from pipelines.watch import Watcher
@@ -263,7 +264,10 @@ def _demand(name: str, pool: PoolConfig) -> Demand:
 
 def _fit_stages(config: SynergyConfig, num_units: int) -> SynergyConfig:
     """Ray Data warns when it may run more tasks than there are units."""
-    num_in_flight = min(config.stages.num_units_in_flight, num_units)
+    default = DEFAULT_UNITS_IN_FLIGHT
+    if config.stages.kind == "actor":
+        default = max(default, units_a_group(config))
+    num_in_flight = min(config.stages.num_units_in_flight or default, num_units)
     return replace(config, stages=replace(config.stages, num_units_in_flight=num_in_flight))
 
 

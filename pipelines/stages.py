@@ -41,6 +41,7 @@ STAGE_CPUS = 0.01
 # end (its parameter for that goes in Ray 2.64): a unit whose shard is too large for the memory
 # would be drawn again and again, at full price.
 MAX_TRIES = 10
+DEFAULT_UNITS_IN_FLIGHT = 8
 
 # A unit that is due at this round passes all stages: it waits for the next attempt.
 PARKED = 2**31 - 1
@@ -64,10 +65,12 @@ class StagesConfig:
     """
 
     kind: Literal["task", "actor"] = "actor"
-    num_units_in_flight: int = 8  # `task` only: units being walked at once
+    # units that a stage (`actor`), or all stages together (`task`), hold at once; images of no more
+    # are in memory. null: 8, and with `actor` enough to keep every replica busy to the end
+    num_units_in_flight: int | None = None
 
     def __post_init__(self) -> None:
-        if self.num_units_in_flight < 1:
+        if self.num_units_in_flight is not None and self.num_units_in_flight < 1:
             raise ValueError(
                 f"field 'stages.num_units_in_flight' is {self.num_units_in_flight}: must be >= 1"
             )
@@ -97,10 +100,19 @@ class Stage:
         """Appends this stage to the dataset."""
         from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
+        num_units = self.config.num_units_in_flight or DEFAULT_UNITS_IN_FLIGHT
         if self.config.kind == "actor":
-            fn, compute = _as_actor(self), ActorPoolStrategy(size=1)
+            # Without the number an actor has one call, which is one unit, at a time.
+            fn, compute = (
+                _as_actor(self),
+                ActorPoolStrategy(
+                    size=1,
+                    max_concurrent_calls_per_actor=num_units,
+                    max_tasks_in_flight_per_actor=num_units,
+                ),
+            )
         else:
-            fn, compute = _as_task(self), TaskPoolStrategy(self.config.num_units_in_flight)
+            fn, compute = _as_task(self), TaskPoolStrategy(num_units)
         return chains.map_batches(
             fn,
             batch_size=None,
