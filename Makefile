@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-ur
 PYTEST := RAY_worker_niceness=0 $(BIN)/pytest
 
 .PHONY: demo test test-slow faults soak coverage lint format clean
-.PHONY: benchmark-commit benchmark-resume benchmark-formats benchmark-overlap
+.PHONY: bench benchmark-order benchmark-commit benchmark-resume benchmark-formats benchmark-overlap
 
 demo: $(VENV)/.demo
 	$(BIN)/pairloom run conf/synergy.yaml output=$(OUTPUT) seeds.limit=32
@@ -49,6 +49,13 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# About five minutes a repeat of a scenario with all arms; on a machine that does nothing else.
+bench: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/loop.py $(BENCH)
+
+benchmark-order: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/order_policies.py
 
 benchmark-commit: $(VENV)/.dev
 	RAY_worker_niceness=0 $(BIN)/python tests/benchmarks/commit_overhead.py
