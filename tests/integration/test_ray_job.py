@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cli
+import psutil
 import pytest
 from ports import free_ports
 from runs import read_pairs
@@ -47,7 +48,10 @@ def cluster_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
         _wait_for_jobs(env, head, folder / "log")
         yield env
     finally:
-        head.terminate()
+        # Asked to end, `ray start --block` takes half a minute over it.
+        started = [*psutil.Process(head.pid).children(recursive=True), head]
+        for process in started:
+            process.kill()
         head.wait(timeout=60)
 
 
