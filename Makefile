@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-ur
 PYTEST := RAY_worker_niceness=0 $(BIN)/pytest
 
 .PHONY: demo test test-slow faults soak coverage lint format clean
-.PHONY: bench benchmark-order benchmark-commit benchmark-resume benchmark-formats benchmark-overlap
+.PHONY: bench benchmark-order benchmark-recovery benchmark-commit benchmark-resume benchmark-formats benchmark-overlap
 
 demo: $(VENV)/.demo
 	$(BIN)/pairloom run conf/synergy.yaml output=$(OUTPUT) seeds.limit=32
@@ -56,6 +56,9 @@ bench: $(VENV)/.dev
 
 benchmark-order: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/order_policies.py
+
+benchmark-recovery: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/recovery.py
 
 benchmark-commit: $(VENV)/.dev
 	RAY_worker_niceness=0 $(BIN)/python tests/benchmarks/commit_overhead.py

@@ -175,8 +175,11 @@ def compare(title: str, sides: dict[str, Side], root: Path, num_units: int, repe
         for model_s in (0.1, 1.0):
             share = extra_ms / 1000 / (model_s * UNIT_SIZE)
             print(f"     of a run with models of {model_s} s a pair: {100 * share:+.3f} %")
-        is_met = extra_ms <= GOAL_MS or statistics.median(ratios) <= 1 + GOAL_SHARE
-        print(f"     goal (3 % or 20 ms a unit): {'met' if is_met else 'MISSED'}")
+        for goal, is_met in (
+            ("3 % of a run that only writes", statistics.median(ratios) <= 1 + GOAL_SHARE),
+            (f"{GOAL_MS:g} ms a unit", extra_ms <= GOAL_MS),
+        ):
+            print(f"     goal {goal}: {'met' if is_met else 'MISSED'}")
 
 
 def say_machine(root: Path) -> None:
