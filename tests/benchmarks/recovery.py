@@ -1,11 +1,11 @@
-"""How soon a run goes on after its replica, and after its driver, is killed, and what it does twice.
+"""How soon a run goes on after its replica, or its driver, is killed, and what it does twice.
 
     make benchmark-recovery
 
-One run of 1,002 rows on simulated engines (calls of .3 and .05 s). The replica of the generator gets
-a SIGKILL in a batch, later the driver gets one, and the same command is typed again. Printed: the
-seconds until the next call and the next commit, rows drawn for each row asked for, and what the
-independent reader says.
+One run of 1,002 rows on simulated engines (calls of .3 and .05 s). The replica of the generator
+gets a SIGKILL in a batch, later the driver gets one, and the same command is typed again. Printed:
+the seconds until the next call and the next commit, rows drawn for each row asked for, and what
+the independent reader says.
 
 Limits: one machine, one kill of each; a driver's time has Ray's start in it.
 """
