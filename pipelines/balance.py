@@ -4,15 +4,15 @@ A thread looks at both pools every few seconds, keeps a window of their rates, a
 `cluster/moves.py`. A move makes one pool smaller, whose replicas finish their batches first, and
 the other larger. Nothing is asked while a replica of either loads, or while the run ends.
 
-Limits: only whole GPUs, and only those that the run has already. Every decision is from pairs that
-are not yet drawn: near the end of a run, where those are few, there is no move.
+Limits: only those GPUs that the run has already, and only where a replica of either pool asks for
+one whole GPU and as many CPUs as one of the other: so what one leaves is a place for the other, on
+any node. Every decision is from pairs that are not yet drawn: near the end there is no move.
 """
 
 import logging
 import math
 import threading
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 from ray.exceptions import RayError
@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 from cluster.errors import PoolError
 from cluster.moves import Move, Price, should_move
 from cluster.plan import Node
-from cluster.pool import Pool, PoolStats
+from cluster.pool import Pool, PoolConfig, PoolStats
 from cluster.rates import RateWindow
 from cluster.split import Split
 from cluster.telemetry import Board
@@ -28,6 +28,16 @@ from cluster.telemetry import Board
 logger = logging.getLogger(__name__)
 
 LOOK_S = 2.0
+
+
+def can_swap(configs: Sequence[PoolConfig]) -> bool:
+    """Whether the place that any replica leaves is one for a replica of each other pool.
+
+    Two GPUs that are left on two nodes are no place for a replica that wants two: it would wait for
+    ever, and they with it.
+    """
+    asked = {(config.num_gpus, config.num_cpus) for config in configs}
+    return len(asked) == 1 and asked.pop()[0] == 1
 
 
 class Balancer:
@@ -42,17 +52,16 @@ class Balancer:
         self._thread = threading.Thread(target=self._watch, name="balancer", daemon=True)
 
     def __enter__(self) -> Self:
-        # Shares of a GPU, and pools without one, cannot be moved: see `cluster/moves.py`.
-        if all(pool.config.num_gpus >= 1 for pool in self._pools):
+        if can_swap([pool.config for pool in self._pools]):
             self._thread.start()
+        elif any(pool.config.num_gpus for pool in self._pools):
+            logger.info(
+                "GPUs stay with their pools: only replicas that ask for one whole GPU each, and "
+                "for equally many CPUs, can take each other's places"
+            )
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._is_over.set()
 
     def _watch(self) -> None:
@@ -62,6 +71,9 @@ class Balancer:
             except (PoolError, RayError) as error:
                 # A pool or the board that is gone ends the run elsewhere, with its own words.
                 logger.debug("no look at the balance: %s", error)
+            except Exception:  # in a thread nobody would hear of it; the run itself is not harmed
+                logger.exception("GPUs stay where they are from now on: the balancer failed")
+                return
 
     def _look(self) -> None:
         stats = [pool.stats() for pool in self._pools]
