@@ -109,7 +109,7 @@ class Decoder:
         mean, std = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
         if mean is None or std is None:
             return latents / config.scaling_factor
-        mean_1C11, std_1C11 = (latents.new_tensor(v).view(1, -1, 1, 1) for v in (mean, std))  # noqa: N806
+        mean_1C11, std_1C11 = (latents.new_tensor(v).view(1, -1, 1, 1) for v in (mean, std))  # noqa: N806 - axes
         return latents * std_1C11 / config.scaling_factor + mean_1C11
 
 

@@ -22,7 +22,7 @@ def _rows(*prompts: str) -> list[Row]:
 
 def _task(**simulated: object) -> ImageToText:
     return build_image_to_text(
-        ImageToTextConfig(backend="simulated", simulated=SimulatedConfig(**simulated))  # type: ignore[arg-type]
+        ImageToTextConfig(backend="simulated", simulated=SimulatedConfig(**simulated))
     )
 
 

@@ -1,4 +1,5 @@
 import io
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def _picture(width: int = 32, height: int = 16) -> Image.Image:
     return Image.fromarray(values)
 
 
-def _reason(action, *args: object) -> Reason:  # noqa: ANN001
+def _reason(action: Callable[..., object], *args: object) -> Reason:
     with pytest.raises(RowError) as caught:
         action(*args)
     return caught.value.reason

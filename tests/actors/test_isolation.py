@@ -1,6 +1,7 @@
 import hashlib
 import logging
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,7 @@ from actors.reasons import MAX_MESSAGE_CHARS, Reason, RowError
 FAULTS = st.sampled_from(["good", "good", "raise", "drop", "double"])
 
 
-def _engine(calls: list[int]):  # noqa: ANN202
+def _engine(calls: list[int]) -> Callable[[list[tuple[int, str]]], list[int]]:
     """Doubles "good" items; anything else spoils the whole call in its own way."""
 
     def call(items: list[tuple[int, str]]) -> list[int]:
@@ -116,13 +117,13 @@ def test_a_lone_row_gets_a_second_try_and_every_call_is_counted() -> None:
 
 @pytest.mark.parametrize("answer", ["abc", {"a": 1, "b": 2, "c": 3}, None, 7, b"abc", iter("abc")])
 def test_an_answer_that_is_no_list_is_an_error_of_its_rows(answer: object) -> None:
-    outcomes = run_isolated([1, 2, 3], lambda _: answer)  # type: ignore[arg-type, return-value]
+    outcomes = run_isolated([1, 2, 3], lambda _: answer)
     errors = [each.value for each in outcomes if isinstance(each.value, RowError)]
     assert [error.reason for error in errors] == [Reason.ENGINE_ERROR] * 3
     assert "no list" in errors[0].message
 
 
-def _memory_of(num_rows: int, calls: list[int]):  # noqa: ANN202
+def _memory_of(num_rows: int, calls: list[int]) -> Callable[[list[int]], list[int]]:
     def call(items: list[int]) -> list[int]:
         calls.append(len(items))
         if len(items) > num_rows or -1 in items:
@@ -332,7 +333,7 @@ def test_a_row_that_failed_before_any_call_was_in_none_and_a_known_fault_has_no_
             "call": list,
             "finish": lambda result: {"y": result},
         }
-        (row,) = run_rows([{"x": 1}], seconds_column="s", **(given | steps))  # type: ignore[arg-type]
+        (row,) = run_rows([{"x": 1}], seconds_column="s", **(given | steps))
         return row
 
     with caplog.at_level(logging.DEBUG):

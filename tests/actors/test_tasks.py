@@ -41,7 +41,7 @@ def test_tasks_and_simulated_engines_need_no_torch_and_no_ray() -> None:
 
 @pytest.mark.parametrize(("build", "config"), BUILDERS)
 def test_factories_pickle(build: object, config: type) -> None:
-    factory = partial(build, config(backend="simulated"))  # type: ignore[arg-type]
+    factory = partial(build, config(backend="simulated"))
     assert pickle.loads(pickle.dumps(factory)).args == factory.args
 
 

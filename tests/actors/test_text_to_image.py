@@ -22,7 +22,7 @@ def _rows(*prompts: str | None) -> list[Row]:
 
 def _task(**simulated: object) -> TextToImage:
     return build_text_to_image(
-        TextToImageConfig(backend="simulated", simulated=SimulatedConfig(**simulated))  # type: ignore[arg-type]
+        TextToImageConfig(backend="simulated", simulated=SimulatedConfig(**simulated))
     )
 
 
@@ -91,7 +91,7 @@ def test_a_result_that_is_no_drawn_picture_is_an_error_of_its_row(answer: object
     class OddEngine:
         def draw(self, prompts: list[str], rng_seeds: list[int]) -> list[Drawn]:
             good = Drawn(image=draw_image(prompts[0], rng_seeds[0], 64, 64))
-            return [good, answer]  # type: ignore[list-item]
+            return [good, answer]
 
     rows = TextToImage(OddEngine(), TextToImageConfig())(_rows("a", "b"))
     assert rows[0]["error"] is None
@@ -191,4 +191,4 @@ def test_the_engine_is_in_the_middle_step_alone_and_encoding_in_the_last() -> No
 )
 def test_fields_are_checked(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"field '{field}' is {value!r}"):
-        TextToImageConfig(**{field: value})  # type: ignore[arg-type]
+        TextToImageConfig(**{field: value})

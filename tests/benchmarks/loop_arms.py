@@ -59,12 +59,12 @@ def pairloom(work: Work, folder: Path) -> None:
 
 
 class _DrawStage(Drawer):
-    def __call__(self, block: pa.Table) -> pa.Table:  # type: ignore[override]
+    def __call__(self, block: pa.Table) -> pa.Table:
         return pa.Table.from_pylist(super().__call__(block.to_pylist()))
 
 
 class _DescribeStage(Describer):
-    def __call__(self, block: pa.Table) -> pa.Table:  # type: ignore[override]
+    def __call__(self, block: pa.Table) -> pa.Table:
         return pa.Table.from_pylist(super().__call__(block.to_pylist()))
 
 

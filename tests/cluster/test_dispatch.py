@@ -106,7 +106,7 @@ def test_slices_keep_order_and_the_short_rest() -> None:
 )
 def test_config_names_the_wrong_field_and_its_value(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"field '{field}' of a pool is {value}"):
-        PoolConfig(**{field: value})  # type: ignore[arg-type]
+        PoolConfig(**{field: value})
 
 
 def test_what_waits_is_told_with_its_reason_and_its_longest_wait() -> None:

@@ -90,7 +90,7 @@ def test_address_that_cannot_work_is_refused_before_ray_tries_it(
 )
 def test_config_names_the_wrong_field_and_its_value(field: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"field '{field}' of the session is {value}"):
-        SessionConfig(**{field: value})  # type: ignore[arg-type]
+        SessionConfig(**{field: value})
 
 
 def test_gpus_of_a_local_start_are_known_before_it(clean_environment: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ WHOLE = (1.0, 1.0)
 
 
 def _rate(calls_per_s: float, *, name: str = "pool", **more: object) -> PoolRate:
-    return PoolRate(name=name, calls_per_s=calls_per_s, **{"calls_per_pair": 1.0, **more})  # type: ignore[arg-type]
+    return PoolRate(name=name, calls_per_s=calls_per_s, **{"calls_per_pair": 1.0, **more})
 
 
 def _two(first: float, second: float, **more: object) -> list[PoolRate]:
@@ -199,7 +199,7 @@ def test_a_config_with_more_replicas_than_gpus_counts_each_gpu_once() -> None:
 @pytest.mark.parametrize("field", ["calls_per_s", "calls_per_pair"])
 def test_a_rate_of_nothing_is_refused(field: str) -> None:
     with pytest.raises(ValueError, match=f"field '{field}' of draws is 0"):
-        _rate(**{"calls_per_s": 1.0, "name": "draws", field: 0})  # type: ignore[arg-type]
+        _rate(**{"calls_per_s": 1.0, "name": "draws", field: 0})
 
 
 def test_64_gpus_do_not_take_long() -> None:

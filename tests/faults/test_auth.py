@@ -70,7 +70,7 @@ def test_everything_listens_on_the_loopback(guarded: GuardedRay) -> None:
     for address, port in found:
         ip = ipaddress.ip_address(address)
         is_mapped = isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None
-        assert (ip.ipv4_mapped if is_mapped else ip).is_loopback, (address, port)  # type: ignore
+        assert (ip.ipv4_mapped if is_mapped else ip).is_loopback, (address, port)
 
 
 def test_every_route_of_the_dashboard_wants_the_token(guarded: GuardedRay) -> None:

@@ -319,8 +319,8 @@ DRAWN: dict[str, tuple[Any, Reason | None]] = {
     "None": (None, Reason.IMAGE_MISSING),
     "text": ("a picture", Reason.IMAGE_MISSING),
     "a bare picture": (picture(size=(64, 64)), Reason.IMAGE_MISSING),
-    "bytes": (Drawn(image=PNG), Reason.IMAGE_MISSING),  # type: ignore[arg-type]
-    "an array": (Drawn(image=np.zeros((64, 64, 3))), Reason.IMAGE_MISSING),  # type: ignore[arg-type]
+    "bytes": (Drawn(image=PNG), Reason.IMAGE_MISSING),
+    "an array": (Drawn(image=np.zeros((64, 64, 3))), Reason.IMAGE_MISSING),
     "no picture and no reason": (Drawn(image=None), Reason.IMAGE_MISSING),
     "NaN": (_nan(), Reason.IMAGE_NOT_FINITE),
     "floats": (Drawn(image=Image.new("F", (64, 64), 0.5)), Reason.IMAGE_WRONG_MODE),

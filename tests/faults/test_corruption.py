@@ -64,7 +64,7 @@ class Copy:
     def refold(self) -> None:
         """Writes the Delta log anew from the receipts, so that it tells nothing."""
         refs = [json.loads(path.read_text())["data"] for path in self.receipts()]
-        RunWriter.fold(self, [ref for ref in refs if ref])  # type: ignore[arg-type]
+        RunWriter.fold(self, [ref for ref in refs if ref])
 
 
 def _is_row_file(path: Path) -> bool:

@@ -12,7 +12,7 @@ from pipelines.sources import SeedsConfig
 
 
 def _config(**author: int | bool) -> SeedsConfig:
-    return SeedsConfig(author=AuthorConfig(**author))  # type: ignore[arg-type]
+    return SeedsConfig(author=AuthorConfig(**author))
 
 
 def _numbers(modulus: int) -> Callable[[list[int]], list[str]]:

@@ -14,7 +14,7 @@ def _config(
 ) -> SeedsConfig:
     path = tmp_path / "seeds.txt"
     path.write_text(text)
-    return SeedsConfig(path=str(path), **more)  # type: ignore[arg-type]
+    return SeedsConfig(path=str(path), **more)
 
 
 def test_the_committed_table_is_taken_as_it_is_for_the_same_file(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data[: len(data) // 2] if is_cut else data)
         self.close_connection = self.close_connection or is_cut
 
-    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _forward  # noqa: N815
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _forward  # noqa: N815 - what http.server calls
 
     def log_message(self, format: str, *args: object) -> None:
         """Silent: a fault is not news here."""

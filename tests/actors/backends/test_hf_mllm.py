@@ -30,7 +30,7 @@ def _images() -> list[Image.Image]:
 
 
 def _engine(folder: Path, **options: object) -> HfMllmEngine:
-    return HfMllmEngine(ImageToTextConfig(model=str(folder), max_new_tokens=12, **options))  # type: ignore[arg-type]
+    return HfMllmEngine(ImageToTextConfig(model=str(folder), max_new_tokens=12, **options))
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.8}])

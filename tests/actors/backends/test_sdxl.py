@@ -29,7 +29,7 @@ def _engine(folder: Path, num_steps: int = 3, **options: object) -> SdxlEngine:
     config = TextToImageConfig(
         model=str(folder),
         num_steps=num_steps,
-        sdxl=SdxlConfig(**options),  # type: ignore[arg-type]
+        sdxl=SdxlConfig(**options),
     )
     return SdxlEngine(config)
 
@@ -180,7 +180,7 @@ def test_nan_is_found_before_it_turns_black(sdxl_folder: Path, vae_dtype: str) -
             self.pipe = pipe
 
         def __call__(self, **options: object) -> object:
-            output = self.pipe(**options)  # type: ignore[operator]
+            output = self.pipe(**options)
             output.images[1, 0, 0, 0] = float("nan")
             return output
 

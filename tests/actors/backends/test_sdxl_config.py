@@ -29,7 +29,7 @@ IN_THE_IDENTITY = {"lora": "x.safetensors", "refiner": "owner/refiner"}
 
 
 def _config(**options: object) -> TextToImageConfig:
-    return TextToImageConfig(sdxl=SdxlConfig(**options))  # type: ignore[arg-type]
+    return TextToImageConfig(sdxl=SdxlConfig(**options))
 
 
 def test_every_option_is_recorded_or_moves_the_last_bits_only() -> None:
@@ -39,7 +39,7 @@ def test_every_option_is_recorded_or_moves_the_last_bits_only() -> None:
     plain = _config(**parts).sampling_params()
     for name, value in RECORDED.items():
         assert _config(**parts | {name: value}).sampling_params() != plain, name
-    fast = _config(**parts | NOT_RECORDED).sampling_params()  # type: ignore[arg-type]
+    fast = _config(**parts | NOT_RECORDED).sampling_params()
     assert fast == plain
     assert "sdxl" not in TextToImageConfig(backend="simulated").sampling_params()
 

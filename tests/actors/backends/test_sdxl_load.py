@@ -118,11 +118,9 @@ def test_fp8_reaches_the_linear_layers_of_the_blocks(
                 done.append((scheme, name))
 
     stand_in = types.ModuleType("torchao.quantization")
-    stand_in.quantize_ = quantize_  # type: ignore[attr-defined]
-    stand_in.PerRow = lambda: "per row"  # type: ignore[attr-defined]
-    stand_in.Float8DynamicActivationFloat8WeightConfig = (  # type: ignore[attr-defined]
-        lambda granularity: granularity
-    )
+    stand_in.quantize_ = quantize_
+    stand_in.PerRow = lambda: "per row"
+    stand_in.Float8DynamicActivationFloat8WeightConfig = lambda granularity: granularity
     monkeypatch.setitem(sys.modules, "torchao", types.ModuleType("torchao"))
     monkeypatch.setitem(sys.modules, "torchao.quantization", stand_in)
     monkeypatch.setattr(sdxl_load, "_check_fp8", lambda device: None)

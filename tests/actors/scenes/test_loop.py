@@ -60,7 +60,9 @@ def test_an_interrupted_phase_ends_where_an_uninterrupted_one_does(
 def test_a_finished_phase_is_not_run_again(tmp_path: Path) -> None:
     settings = RunSettings(tmp_path)
     run_phase(line_phase(5), settings)
-    run_phase(line_phase(5, stop_at=0), settings)
+    done = (tmp_path / "line.done.json").read_bytes()
+    run_phase(line_phase(5, stop_at=0), settings)  # its first step would stop it
+    assert (tmp_path / "line.done.json").read_bytes() == done
 
 
 def test_a_phase_stops_when_its_time_is_up(tmp_path: Path) -> None:
