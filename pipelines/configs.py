@@ -23,10 +23,10 @@ def load_config(path: str, words: Sequence[str]) -> SynergyConfig:
     open_store(config.output)  # a wrong URI is found here
     if config.generator.backend == "sdxl":
         resolve_model(config.generator.model, "sdxl")
-    if config.captioner.backend == "hf_mllm":
+    if config.captioner.backend != "simulated":
         resolve_model(config.captioner.model, "llava")
     author = config.seeds.author
-    if config.seeds.path is None and author.model.backend == "hf_mllm":
+    if config.seeds.path is None and author.model.backend != "simulated":
         resolve_model(author.model.model, "llava")
     return config
 

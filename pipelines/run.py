@@ -123,8 +123,7 @@ def execute(attempt: Attempt, work: Work, stop: Stop) -> dict[str, int]:
     generator, captioner = _factories(attempt)
     with (
         stop.watched(),
-        _pool("generator", generator, config.pools.generator) as draws,
-        _pool("captioner", captioner, config.pools.captioner) as describes,
+        _pools(config, generator, captioner) as (draws, describes),
         _show(config, work) as board,
         Watcher(attempt, (draws, describes), work.committed, stop),
         _balance(config, work, (draws, describes), board),
@@ -133,7 +132,7 @@ def execute(attempt: Attempt, work: Work, stop: Stop) -> dict[str, int]:
         # With the default of a whole CPU a read, replicas that filled a small machine starved the
         # reads: one unit got through and the run stood still.
         chains = ray.data.read_datasource(
-            source, override_num_blocks=len(work.units), num_cpus=STAGE_CPUS
+            source, override_num_blocks=len(work.units), num_cpus=STAGE_CPUS, concurrency=1
         )
         done = build(
             chains,
@@ -264,11 +263,29 @@ def _demand(name: str, pool: PoolConfig) -> Demand:
 
 def _fit_stages(config: SynergyConfig, num_units: int) -> SynergyConfig:
     """Ray Data warns when it may run more tasks than there are units."""
-    default = DEFAULT_UNITS_IN_FLIGHT
-    if config.stages.kind == "actor":
-        default = max(default, units_a_group(config))
+    default = max(DEFAULT_UNITS_IN_FLIGHT, units_a_group(config))
     num_in_flight = min(config.stages.num_units_in_flight or default, num_units)
     return replace(config, stages=replace(config.stages, num_units_in_flight=num_in_flight))
+
+
+@contextmanager
+def _pools(
+    config: SynergyConfig, generator: Factory, captioner: Factory
+) -> Generator[tuple[Pool, Pool]]:
+    """Both pools, that with fewer replicas first.
+
+    Processes start one after the other, .5 s of a core each. The one captioner behind eight
+    generators was the last to be there, and the run waited for it to its end.
+    """
+    pools: dict[str, Pool] = {}
+    starts = [
+        ("generator", generator, config.pools.generator),
+        ("captioner", captioner, config.pools.captioner),
+    ]
+    with ExitStack() as stack:
+        for name, factory, pool in sorted(starts, key=lambda one: one[2].num_replicas):
+            pools[name] = stack.enter_context(_pool(name, factory, pool))
+        yield pools["generator"], pools["captioner"]
 
 
 @contextmanager

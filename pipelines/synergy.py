@@ -23,16 +23,9 @@ from cluster.session import SessionConfig
 from cluster.telemetry import Board
 from pipelines.limits import LimitsConfig
 from pipelines.outlook import PlanConfig
+from pipelines.record import catch_up_with, record_to
 from pipelines.sources import SeedsConfig
-from pipelines.stages import (
-    RowPool,
-    Stage,
-    StagesConfig,
-    Work,
-    describe_with,
-    draw_with,
-    record_to,
-)
+from pipelines.stages import RowPool, Stage, StagesConfig, describe_with, draw_with, lay_out
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -116,19 +109,37 @@ def build(
     board: Board | None = None,
 ) -> "Dataset":
     """The loop as a dataset: three stages a round, nothing runs until it is consumed."""
-
-    def apply(chains: "Dataset", verb: str, round_index: int, work: Work) -> "Dataset":
-        stage = Stage(
-            verb=verb, round_index=round_index, work=work, config=config.stages, board=board
-        )
-        return stage.apply(chains)
-
     seed, group_size = config.run_seed, units_a_group(config)
+    stages: list[Stage] = []
     for r in range(config.num_rounds):
-        chains = apply(chains, "draw", r, draw_with(pools.generator, r, seed, group_size))
-        chains = apply(chains, "describe", r, describe_with(pools.captioner, r, seed, group_size))
-        chains = apply(chains, "record", r, record_to(ledger, r, config.is_loop, constants))
-    return chains
+        stages += [
+            Stage(
+                verb="draw",
+                round_index=r,
+                work=draw_with(pools.generator, r, seed, group_size),
+                board=board,
+            ),
+            Stage(
+                verb="describe",
+                round_index=r,
+                work=describe_with(pools.captioner, r, seed, group_size),
+                board=board,
+            ),
+            Stage(
+                verb="record",
+                round_index=r,
+                work=record_to(ledger, r, config.is_loop, constants),
+                is_by_row=False,
+                board=board,
+            ),
+        ]
+    catch_up = catch_up_with(ledger, config.is_loop)
+    return lay_out(chains, stages, catch_up, config.stages, part_size(config))
+
+
+def part_size(config: SynergyConfig) -> int:
+    """Rows that can be handed from one pool to the other with the batches of both full."""
+    return math.lcm(config.pools.generator.batch_size, config.pools.captioner.batch_size)
 
 
 def units_a_group(config: SynergyConfig) -> int:

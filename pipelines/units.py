@@ -71,14 +71,6 @@ def plan_remaining(units: list[Unit], next_rounds: dict[str, int], num_rounds: i
     ]
 
 
-def skip_committed(unit: Unit, ledger: Ledger) -> Unit:
-    """The unit at the round it is due now: a task that Ray repeats must not redo its commits."""
-    next_round = unit.next_round
-    while ledger.receipt(unit.unit_id, next_round):
-        next_round += 1
-    return replace(unit, next_round=next_round)
-
-
 def start_chains(unit: Unit, starts: pa.Table, is_loop: bool, ledger: Ledger) -> pa.Table:
     """The chains of a unit in `CHAIN_SCHEMA`, ready for round `unit.next_round`."""
     before = _committed(unit, ledger) if unit.next_round > unit.first_round else None
@@ -144,7 +136,7 @@ class UnitSource(Datasource):
 
 def _read_task(unit: Unit, starts: Any, is_loop: bool, ledger: Ledger) -> ReadTask:
     def read() -> Iterator[pa.Table]:
-        yield start_chains(skip_committed(unit, ledger), ray.get(starts), is_loop, ledger)
+        yield start_chains(unit, ray.get(starts), is_loop, ledger)
 
     metadata = BlockMetadata(
         num_rows=unit.num_chains, size_bytes=None, input_files=None, exec_stats=None

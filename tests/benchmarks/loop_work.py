@@ -161,13 +161,16 @@ def read_result(
     replicas = {"draw": work.num_generators, "describe": work.num_captioners}
     if is_shared:
         replicas = dict.fromkeys(replicas, work.num_gpus)
-        ideal_s = sum(work_s.values()) / work.num_gpus
+        ideal_s = sum(work_s.values()) / work.num_gpus + work.describe_s
     elif work.slow_gpu >= 0:
-        ideal_s = _ideal_with_slow(work)
+        ideal_s = _ideal_with_slow(work) + work.describe_s
     else:
-        ideal_s = max(work_s[verb] / count for verb, count in replicas.items())
-    # A chain's last batch is described and written after the last draw: nobody can avoid that.
-    ideal_s += work.describe_s
+        # Nobody can avoid that the last picture is described after it is drawn, and that the first
+        # has to be there before a captioner has anything to do.
+        ideal_s = max(
+            work_s["draw"] / work.num_generators + work.describe_s,
+            work_s["describe"] / work.num_captioners + work.draw_s,
+        )
     return Result(
         arm=arm,
         total_s=ended - began,

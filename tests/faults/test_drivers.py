@@ -31,7 +31,7 @@ def _kill(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("kind", ["task", "actor"])
+@pytest.mark.parametrize("kind", ["walker", "actor"])
 def test_a_driver_killed_at_random_moments_loses_nothing(tmp_path: Path, kind: str) -> None:
     output, log = tmp_path / "run", tmp_path / "draw.log"
     slow = ["generator.simulated.call_s=0.5", "unit_size=2", "stages.num_units_in_flight=2"]

@@ -44,7 +44,7 @@ def _tell(process: subprocess.Popen[str], number: signal.Signals) -> tuple[float
     return moment, err
 
 
-@pytest.mark.parametrize("kind", ["task", pytest.param("actor", marks=pytest.mark.faults)])
+@pytest.mark.parametrize("kind", ["walker", pytest.param("actor", marks=pytest.mark.faults)])
 def test_sigterm_commits_what_is_at_work_and_begins_nothing(tmp_path: Path, kind: str) -> None:
     output, log = tmp_path / "run", tmp_path / "draw.log"
     words = words_of(
@@ -128,7 +128,7 @@ def run_in_an_outage(
     words = words_of(
         tmp_path,
         f"output={moto_s3.uri}",
-        "stages.kind=task",
+        "stages.kind=walker",
         "unit_size=1",
         "limits.grace_s=5",
         num_seeds=40,
@@ -243,7 +243,7 @@ def _is_loaded(log: Path, before_s: float) -> Callable[[], bool]:
 
 @pytest.mark.faults
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("kind", ["task", "actor"])
+@pytest.mark.parametrize("kind", ["walker", "actor"])
 def test_slow_calls_do_not_outlast_the_grace_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
@@ -263,7 +263,7 @@ def test_slow_calls_do_not_outlast_the_grace_time(
 
 @pytest.mark.faults
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("kind", ["task", "actor"])
+@pytest.mark.parametrize("kind", ["walker", "actor"])
 def test_many_units_that_are_left_do_not_hold_the_run_up(tmp_path: Path, kind: str) -> None:
     output, log = tmp_path / "run", tmp_path / "draw.log"
     words = words_of(

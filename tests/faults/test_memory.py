@@ -19,7 +19,7 @@ BALLOON_MB, ROOM_MB = 8192, 4096
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("kind", ["task", "actor"])
+@pytest.mark.parametrize("kind", ["walker", "actor"])
 def test_a_machine_out_of_memory_loses_no_row(tmp_path: Path, kind: str) -> None:
     memory = psutil.virtual_memory()
     if memory.available < (BALLOON_MB + ROOM_MB) << 20:

@@ -104,7 +104,7 @@ def _ended(process: subprocess.Popen[str]) -> Iterator[None]:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("kind", ["task", "actor"])
+@pytest.mark.parametrize("kind", ["walker", "actor"])
 def test_a_node_that_vanishes_costs_no_row(tmp_path: Path, kind: str) -> None:
     output, log = tmp_path / "run", tmp_path / "draw.log"
     with small_cluster(num_workers=2) as cluster:
@@ -216,7 +216,7 @@ def test_a_head_that_forgot_everything_ends_the_run_and_the_same_command_goes_on
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("kind", ["task", "actor"])
+@pytest.mark.parametrize("kind", ["walker", "actor"])
 def test_calls_between_processes_that_fail_now_and_then_lose_nothing(
     tmp_path: Path, kind: str
 ) -> None:

@@ -13,13 +13,13 @@ from cluster.ledger import Ledger
 from cluster.storage import open_store
 from cluster.telemetry import start_board
 from pipelines.sources import RawSeed, to_seed_table
-from pipelines.stages import MAX_TRIES, Stage, StagesConfig
+from pipelines.stages import MAX_TRIES, Stage, StagesConfig, lay_out
 from pipelines.units import slice_units, start_chains, to_starts
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("local_ray")]
 
 
-@pytest.mark.parametrize("kind", ["task", "actor"])
+@pytest.mark.parametrize("kind", ["walker", "actor"])
 def test_a_stage_that_dies_at_each_try_is_not_tried_for_ever(tmp_path: Path, kind: str) -> None:
     log = tmp_path / "tries"
 
@@ -28,11 +28,15 @@ def test_a_stage_that_dies_at_each_try_is_not_tried_for_ever(tmp_path: Path, kin
             out.write("x")
         os.abort()
 
+    async def catch_up(rows: list[Row]) -> list[Row]:
+        return rows
+
     with closing(start_board()) as board:
-        config = StagesConfig(kind=kind)
-        stage = Stage(verb="record", round_index=0, work=die, config=config, board=board)
+        stage = Stage(verb="record", round_index=0, work=die, is_by_row=False, board=board)
+        chains = ray.data.from_arrow(_one_unit(tmp_path))
+        laid_out = lay_out(chains, [stage], catch_up, StagesConfig(kind=kind), 8)
         with pytest.raises(ray.exceptions.RayError, match="lost its process 10 times at unit"):
-            stage.apply(ray.data.from_arrow(_one_unit(tmp_path))).materialize()
+            laid_out.materialize()
     assert len(log.read_text()) == MAX_TRIES
 
 

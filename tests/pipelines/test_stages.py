@@ -1,4 +1,4 @@
-"""pipelines/stages.py without Ray: whole units, passing rows, winners and losers of a commit."""
+"""pipelines/stages.py and record.py without Ray: whole units, passing rows, winners of a commit."""
 
 import asyncio
 from pathlib import Path
@@ -12,16 +12,9 @@ from cluster.dispatch import Poison
 from cluster.errors import DrainingError
 from cluster.ledger import Ledger
 from cluster.storage import open_store
+from pipelines.record import catch_up_with, record_to
 from pipelines.sources import RawSeed, to_seed_table
-from pipelines.stages import (
-    Stage,
-    StagesConfig,
-    check_whole,
-    count_new_errors,
-    describe_with,
-    draw_with,
-    record_to,
-)
+from pipelines.stages import Stage, check_whole, count_new_errors, describe_with, draw_with, walk
 from pipelines.units import slice_units, start_chains, to_starts
 
 CONSTANTS: dict[str, Any] = {"instruction": "Describe.", "instruction_id": "x"}
@@ -55,8 +48,9 @@ def _chains(ledger: Ledger, texts: list[str]) -> pa.Table:
 
 
 def _apply(verb: str, work: Any, chains: pa.Table, round_index: int = 0) -> pa.Table:
-    stage = Stage(verb=verb, round_index=round_index, work=work, config=StagesConfig())
-    return asyncio.run(stage(chains))
+    stage = Stage(verb=verb, round_index=round_index, work=work)
+    rows = asyncio.run(walk(chains.to_pylist(), [stage]))
+    return pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA)
 
 
 def test_a_cut_or_reordered_unit_is_refused(ledger: Ledger) -> None:
@@ -72,7 +66,11 @@ def test_dead_chains_pass_the_models_untouched(ledger: Ledger) -> None:
     chains = _apply("draw", draw_with(pool, 0, 7), _chains(ledger, ["a", "", "c"]))
     assert [row["prompt"] for row in pool.sent] == ["a", "c"]
     assert chains.column("error").to_pylist()[1].startswith("seed_empty")
-    assert all(seed is not None for seed in chains.column("rng_seed_draw").to_pylist())
+    assert [bool(seed) for seed in chains.column("rng_seed_draw").to_pylist()] == [
+        True,
+        False,
+        True,
+    ]
 
 
 def test_a_committed_round_is_passed_through(ledger: Ledger) -> None:
@@ -81,7 +79,7 @@ def test_a_committed_round_is_passed_through(ledger: Ledger) -> None:
     late = chains.set_column(
         chains.schema.get_field_index("next_round"), "next_round", pa.array([2], pa.int32())
     )
-    assert _apply("draw", draw_with(pool, 1, 7), late, round_index=1) is late
+    assert _apply("draw", draw_with(pool, 1, 7), late, round_index=1) == late
     assert pool.sent == []
 
 
@@ -129,12 +127,13 @@ def test_an_error_is_counted_once_where_it_happened(ledger: Ledger) -> None:
     start = _chains(ledger, ["a", "", "c"]).to_pylist()
     drawn = [dict(row) for row in start]
     drawn[2] |= {"error": "image_blank: x", "error_stage": "draw"}
-    assert count_new_errors(start, drawn) == 1
-    assert count_new_errors(drawn, drawn) == 0
+    assert count_new_errors(start, drawn, "draw") == 1
+    assert count_new_errors(start, drawn, "describe") == 0
+    assert count_new_errors(drawn, drawn, "draw") == 0
     recorded = asyncio.run(record_to(ledger, 0, True, CONSTANTS)(drawn))
-    assert count_new_errors(drawn, recorded) == 2  # the rows that were written as errors
+    assert count_new_errors(drawn, recorded, "record") == 2  # the rows that were written as errors
     again = asyncio.run(record_to(ledger, 1, True, CONSTANTS)(recorded))
-    assert count_new_errors(recorded, again) == 0
+    assert count_new_errors(recorded, again, "record") == 0
 
 
 def test_stopped_chains_are_counted_not_written(ledger: Ledger) -> None:
@@ -173,3 +172,73 @@ def test_a_unit_that_a_draining_pool_turns_away_passes_all_later_stages(ledger: 
         chains = _apply("record", work, chains, round_index)
     assert pool.sent == []
     assert ledger.receipts() == []
+
+
+class GatedPool(WordPool):
+    """Answers a batch when its turn comes: `gate` lists the prompts to be let through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate: dict[str, asyncio.Event] = {}
+
+    async def run(self, rows: list[Row], *, order: int = 0) -> list[Row | Poison]:
+        await self.gate.setdefault(rows[0]["prompt"], asyncio.Event()).wait()
+        return await super().run(rows)
+
+
+def _turn(draws: Any, describes: Any) -> list[Stage]:
+    return [
+        Stage(verb="draw", round_index=0, work=draw_with(draws, 0, 7)),
+        Stage(verb="describe", round_index=0, work=describe_with(describes, 0, 7)),
+    ]
+
+
+def test_a_part_is_described_before_the_rest_of_its_unit_is_drawn(ledger: Ledger) -> None:
+    rows = _chains(ledger, ["a", "b", "", "c", "d", "e"]).to_pylist()
+    draws, describes = GatedPool(), WordPool()
+
+    async def scenario() -> list[Row]:
+        walking = asyncio.create_task(walk(rows, _turn(draws, describes), part_size=2))
+        await asyncio.sleep(0)
+        draws.gate.setdefault("c", asyncio.Event()).set()
+        while not describes.sent:
+            await asyncio.sleep(0.001)
+        assert [row["prompt"] for row in describes.sent] == ["c", "d"]
+        for prompt in ("a", "e"):
+            draws.gate[prompt].set()
+        return await walking
+
+    done = asyncio.run(asyncio.wait_for(scenario(), 10))
+    assert [row["prompt"] for row in done] == ["a", "b", "", "c", "d", "e"]
+    assert [row["description"] for row in done if row["description"]] == [
+        f"of <{prompt}>" for prompt in "abcde"
+    ]
+
+
+def test_a_unit_of_which_a_part_is_turned_away_is_parked_and_its_other_parts_end(
+    ledger: Ledger,
+) -> None:
+    class Draining(GatedPool):
+        async def run(self, rows: list[Row], *, order: int = 0) -> list[Row | Poison]:
+            if rows[0]["prompt"] == "b":
+                raise DrainingError("the pool is draining")
+            return await super().run(rows)
+
+    describes = WordPool()
+    rows = _chains(ledger, ["a", "b"]).to_pylist()
+    done = asyncio.run(asyncio.wait_for(walk(rows, _turn(Draining(), describes), 1), 10))
+    assert {row["next_round"] for row in done} == {2**31 - 1}
+    assert describes.sent == []
+
+
+def test_a_unit_catches_up_with_what_was_committed_meanwhile(ledger: Ledger) -> None:
+    start = _chains(ledger, ["a", "", "c"])
+    for r in (0, 1):
+        rows = _apply("describe", describe_with(WordPool(f"{r} "), r, 7), start, r)
+        start = _apply("record", record_to(ledger, r, True, CONSTANTS), rows, r)
+    stale = _chains(ledger, ["a", "", "c"]).to_pylist()
+    fresh = asyncio.run(catch_up_with(ledger, True)(stale))
+    assert {row["next_round"] for row in fresh} == {2}
+    assert [row | {"next_round": 0} for row in fresh] == start.to_pylist()
+    again = asyncio.run(catch_up_with(ledger, True)(fresh))
+    assert again == fresh

@@ -14,7 +14,6 @@ from pipelines.sources import RawSeed, to_seed_table
 from pipelines.units import (
     Unit,
     plan_remaining,
-    skip_committed,
     slice_units,
     start_chains,
     to_starts,
@@ -87,15 +86,6 @@ def test_a_begun_unit_goes_on_from_its_committed_descriptions(tmp_path: Path) ->
     assert [row["is_stopped"] for row in rows] == [False, True, False]
     again = start_chains(due, starts, is_loop=False, ledger=ledger).to_pylist()
     assert [row["prompt"] for row in again] == ["scene 0", "scene 1", "scene 2"]
-
-
-def test_a_repeated_read_skips_what_was_committed_meanwhile(tmp_path: Path) -> None:
-    ledger = Ledger(open_store(str(tmp_path)), "f" * 16)
-    starts = _starts(2)
-    (unit,) = slice_units(starts, 2)
-    assert skip_committed(unit, ledger).next_round == 0
-    _commit(ledger, unit, starts)
-    assert skip_committed(unit, ledger).next_round == 1
 
 
 def test_a_chain_that_left_earlier_stays_stopped(tmp_path: Path) -> None:
