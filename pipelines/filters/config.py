@@ -1,0 +1,122 @@
+"""What a pair must be to be kept: thresholds, captions, duplicates, rounds.
+
+Limits: a threshold is one number for the whole run; what differs by round or by model is filtered
+in two goes.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from cluster.config import to_dict
+from cluster.run_record import fingerprint
+
+# Columns of the `score` stage that are one number a pair, in the order in which they are judged.
+SCORES = (
+    "clip_similarity",
+    "clip_similarity_description",
+    "image_similarity_first",
+    "image_similarity_previous",
+    "text_similarity_first",
+    "text_similarity_previous",
+    "aesthetic",
+    "punsafe",
+    "pwatermark",
+)
+# What the `score` stage may say of a description in `caption_flags`.
+CAPTION_FLAGS = (
+    "instruction_echo",
+    "repetition",
+    "hedging",
+    "wrong_language",
+    "too_short",
+    "too_long",
+    "url",
+    "contact",
+)
+# 64 bits: at more than a quarter of them, pictures of one size and background are all alike.
+MAX_PHASH_DISTANCE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """The least and the most that a number may be, both included; null is no bound."""
+
+    min: float | None = None
+    max: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("min", self.min), ("max", self.max)):
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"field {name!r} is {value}: must be a number, or null")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"field 'min' is {self.min}, 'max' {self.max}: nothing lies between")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing is asked for."""
+        return self.min is None and self.max is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterConfig:
+    """Which pairs are kept; the default keeps all.
+
+    The rules in their order: `rounds`, `keeps_truncated_prompts`, `words`, `forbidden_flags`, the
+    scores as they stand here, `duplicate_images`, `near_distance_in_chain`, `near_distance`. The
+    first that a pair fails is its reason.
+    """
+
+    rounds: list[int] | None = None  # null: all
+    keeps_truncated_prompts: bool = True
+    words: Bounds = field(default_factory=Bounds)  # of the description, split at white space
+    forbidden_flags: list[str] = field(default_factory=list[str])  # of `caption_flags`
+    clip_similarity: Bounds = field(default_factory=Bounds)
+    clip_similarity_description: Bounds = field(default_factory=Bounds)
+    image_similarity_first: Bounds = field(default_factory=Bounds)
+    image_similarity_previous: Bounds = field(default_factory=Bounds)
+    text_similarity_first: Bounds = field(default_factory=Bounds)
+    text_similarity_previous: Bounds = field(default_factory=Bounds)
+    aesthetic: Bounds = field(default_factory=Bounds)
+    punsafe: Bounds = field(default_factory=Bounds)
+    pwatermark: Bounds = field(default_factory=Bounds)
+    # Of pairs with one and the same picture (`image_sha256`) only the earliest is kept: in its
+    # chain, or in the whole run
+    duplicate_images: Literal["keep", "drop_in_chain", "drop"] = "keep"
+    # The same of pictures whose `phash` differs in at most so many of 64 bits; null: not judged
+    near_distance_in_chain: int | None = None
+    near_distance: int | None = None
+    # A pair without a value that a rule needs. `refuse`: an error if no pair has it, else the pair
+    # is dropped for `no_<column>`; `drop`: dropped in any case; `keep`: the rule lets it pass
+    missing: Literal["refuse", "drop", "keep"] = "refuse"
+
+    def __post_init__(self) -> None:
+        if self.rounds is not None and any(one < 0 for one in self.rounds):
+            raise ValueError(f"field 'rounds' is {self.rounds}: rounds count from 0")
+        unknown = sorted(set(self.forbidden_flags) - set(CAPTION_FLAGS))
+        if unknown:
+            raise ValueError(
+                f"field 'forbidden_flags' has {unknown}: must be of {', '.join(CAPTION_FLAGS)}"
+            )
+        for name in ("near_distance_in_chain", "near_distance"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= MAX_PHASH_DISTANCE:
+                raise ValueError(
+                    f"field {name!r} is {value}: must be from 0 to {MAX_PHASH_DISTANCE}, or null"
+                )
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The fields that are not at their defaults, as plain values; empty: all is kept."""
+        ours, defaults = to_dict(self), to_dict(FilterConfig())
+        return {name: ours[name] for name in ours if ours[name] != defaults[name]}
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that name this filter."""
+        return fingerprint(to_dict(self))
+
+    def bounds(self) -> list[tuple[str, Bounds]]:
+        """Each score that has a threshold, in the order of the rules."""
+        found = [(name, cast(Bounds, getattr(self, name))) for name in SCORES]
+        return [(name, bounds) for name, bounds in found if not bounds.is_open]
