@@ -55,6 +55,9 @@ class PoolConfig:
     batch_size: int = 8
     in_flight_per_replica: int = 2
     """One batch running, one waiting with its rows already fetched."""
+    calls_per_replica: int = 1
+    """Batches that a replica works on at a time: more only for an engine that batches by itself, as
+    vLLM does; each adds one to those in flight."""
     max_restarts: int = 3
     """Replacements of one replica in a row, without a finished batch in between: a spot fleet may
     lose a replica any number of times, a model that always crashes ends the run."""
@@ -65,7 +68,8 @@ class PoolConfig:
     call_timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
-        for name in ("num_replicas", "batch_size", "in_flight_per_replica"):
+        counts = ("num_replicas", "batch_size", "in_flight_per_replica", "calls_per_replica")
+        for name in counts:
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         # With one attempt a whole batch would have to answer for its worst row.
         _require("max_attempts", self.max_attempts, self.max_attempts >= 2, "at least 2")
@@ -75,6 +79,11 @@ class PoolConfig:
             _require(name, getattr(self, name), getattr(self, name) > 0, "seconds above 0")
         is_possible = self.num_gpus <= 1 or self.num_gpus == int(self.num_gpus)
         _require("num_gpus", self.num_gpus, is_possible, "a fraction up to 1 or whole")
+
+    @property
+    def max_in_flight(self) -> int:
+        """Batches that a replica has at most, running and waiting."""
+        return self.in_flight_per_replica + self.calls_per_replica - 1
 
 
 def _require(name: str, value: object, is_met: bool, demand: str) -> None:
@@ -196,9 +205,9 @@ class Slot:
     num_done: int = 0
     """Answers, its proof included."""
     in_flight: list[Batch] = field(default_factory=list[Batch])
-    """In the order they were sent: the first one is the one that runs."""
+    """In the order they were sent: the first `calls_per_replica` of them run."""
     head_since_s: float = 0.0
-    """When the first one in flight became the running one."""
+    """When the first one in flight became the first one."""
     call_s: float | None = None
     """What a call takes here: a mean in which the latest count most; None before the first."""
     end: End | None = None
@@ -211,7 +220,7 @@ def note_seconds(slot: Slot, seconds: float) -> None:
     slot.call_s = seconds if slot.call_s is None else slot.call_s + 0.3 * (seconds - slot.call_s)
 
 
-def pick_slot(slots: Iterable[Slot], batch: Batch, max_in_flight: int, now_s: float) -> Slot | None:
+def pick_slot(slots: Iterable[Slot], batch: Batch, config: PoolConfig, now_s: float) -> Slot | None:
     """The ready replica that is expected to get to `batch` first, or None while that one is full.
 
     So a GPU that is three times slower than the others does not take a second batch that they would
@@ -223,7 +232,7 @@ def pick_slot(slots: Iterable[Slot], batch: Batch, max_in_flight: int, now_s: fl
     innocent row was beside a poison one at all three attempts, and became poison. And a poison
     batch that hid behind busy ones went from replica to replica and killed all of them.
     """
-    most = 1 if batch.must_run_alone else max_in_flight
+    most = 1 if batch.must_run_alone else config.max_in_flight
     takers = [
         slot
         for slot in slots
@@ -237,7 +246,8 @@ def pick_slot(slots: Iterable[Slot], batch: Batch, max_in_flight: int, now_s: fl
     def wait_s(slot: Slot) -> tuple[float, int]:
         call_s = usual_s if slot.call_s is None else slot.call_s
         so_far_s = min(now_s - slot.head_since_s, call_s) if slot.in_flight else 0.0
-        return call_s * len(slot.in_flight) - so_far_s, len(slot.in_flight)
+        before_s = call_s * len(slot.in_flight) - so_far_s
+        return before_s / config.calls_per_replica, len(slot.in_flight)
 
     first = min(takers, key=wait_s, default=None)
     return first if first is not None and len(first.in_flight) < most else None

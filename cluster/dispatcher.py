@@ -153,13 +153,12 @@ class Dispatcher:
         return describe_waiting(self._lives.slots.values(), config, now_s())
 
     def _hand_out(self) -> None:
-        max_in_flight = self._config.in_flight_per_replica
         while self._queue:
             batch = self._queue.peek()
             if not self._senders.is_waiting(batch):
                 self._queue.pop()  # its sender was told already, because of another part
                 continue
-            slot = pick_slot(self._lives.slots.values(), batch, max_in_flight, now_s())
+            slot = pick_slot(self._lives.slots.values(), batch, self._config, now_s())
             if slot is None:
                 return
             self._queue.pop()
@@ -177,7 +176,7 @@ class Dispatcher:
             status, answer = await self._lives.links[slot].call(batch.rows, batch.first, batch.last)
             failure = self._note_call(slot, status)
             if not status.error:
-                self._note_answer(slot, batch, answer)
+                self._note_answer(slot, batch, status.seconds, answer)
                 is_settled = True
         except ReplicaDiedError as error:
             self._lives.note_death(slot, error)
@@ -191,8 +190,9 @@ class Dispatcher:
             is_settled = True
         except Exception as error:  # an answer that does not pickle
             failure = Failure("engine_dead", f"{type(error).__name__}: {error}")
+        if slot.in_flight[0] is batch:  # others may overtake it, and must not hide that it hangs
+            slot.head_since_s = now_s()
         slot.in_flight.remove(batch)
-        slot.head_since_s = now_s()
         if failure:
             self._charge(batch, failure)
         elif not is_settled:
@@ -212,9 +212,10 @@ class Dispatcher:
         self._lives.kill(slot, End("engine_dead", f"its engine died: {status.error}"))
         return Failure("engine_dead", status.error)
 
-    def _note_answer(self, slot: Slot, batch: Batch, answer: Any) -> None:
+    def _note_answer(self, slot: Slot, batch: Batch, seconds: float, answer: Any) -> None:
         slot.num_done += 1
-        note_seconds(slot, now_s() - slot.head_since_s)
+        is_only = self._config.calls_per_replica == 1
+        note_seconds(slot, now_s() - slot.head_since_s if is_only else seconds)
         self._num_rows += batch.num_rows
         self._lives.canary = batch  # the latest: its rows are the likeliest to be still there
         self._senders.answer(batch, answer)

@@ -7,7 +7,7 @@ and a small status, the driver nothing. Rows come back answered, or as `Poison`.
 
 Limits: answers under 100 KB are inlined by Ray and so do pass the dispatcher's process, unread.
 The dispatcher is not restarted: when it dies, or the driver does, the pool is gone and the run is
-resumed from its ledger. One call runs at a time per replica.
+resumed from its ledger.
 """
 
 import asyncio
@@ -275,8 +275,8 @@ class _RayReplica:
             num_gpus=config.num_gpus,
             max_restarts=0,  # the dispatcher replaces it; Ray would bind its queue to the restart
             max_task_retries=0,
-            max_concurrency=config.in_flight_per_replica + 8,  # `watch` and a late call stay inside
-        ).remote(label, _node_id)
+            max_concurrency=config.max_in_flight + 8,  # `watch` and a late call stay inside
+        ).remote(label, _node_id, config.calls_per_replica)
 
     async def start(self) -> tuple[int, str]:
         return await self._or_died(self._actor.start.remote())

@@ -1,4 +1,4 @@
-"""What runs inside one replica's process: load a model once, then answer batches one at a time.
+"""What runs inside one replica's process: load a model once, then answer batches.
 
 The model lives on a thread of its own, so that the next batch is unpickled and prepared, and the
 last one finished and pickled, while the model works. Failures come back as statuses: an exception
@@ -7,7 +7,8 @@ packages.
 
 Limits: never imports a model framework itself, nor Ray; the factory does what it must. The steps
 beside the model run one batch at a time each, so two batches in flight keep the model busy only
-while preparing and finishing a batch take no longer than the model does.
+while preparing and finishing a batch take no longer than the model does. The model too has one at a
+time, unless its engine batches by itself (`calls_per_replica`).
 """
 
 import asyncio
@@ -31,7 +32,8 @@ class CallStatus:
     """The small half of an answer: all that the dispatcher needs to see."""
 
     seconds: float
-    """Of the model's thread; what is prepared and finished beside it does not count."""
+    """Of the model's thread, with what else it works on meanwhile; what is prepared and finished
+    beside it does not count."""
     error: str = ""
     is_engine_dead: bool = False
     """The function raised. Rows that fail are data by then, so what is left is a broken engine."""
@@ -40,15 +42,15 @@ class CallStatus:
 class Replica:
     """One loaded model. Named for its place in the pool (`generator/0`) in logs and dashboard."""
 
-    def __init__(self, label: str, node_id: Callable[[], str]) -> None:
+    def __init__(self, label: str, node_id: Callable[[], str], num_calls: int = 1) -> None:
         self._label = label
         self._node_id = node_id
         self._steps: BatchSteps | None = None
         # One thread each, not a pool: batches stay in one order, which is what the dispatcher goes
         # by when it has to say which of them ran when this process died.
         self._prepare_thread, self._engine_thread, self._finish_thread = (
-            ThreadPoolExecutor(1, thread_name_prefix=name)
-            for name in ("prepare", "engine", "finish")
+            ThreadPoolExecutor(num_threads, thread_name_prefix=name)
+            for name, num_threads in (("prepare", 1), ("engine", num_calls), ("finish", 1))
         )
 
     def __repr__(self) -> str:

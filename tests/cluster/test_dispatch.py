@@ -38,25 +38,35 @@ def test_retried_batch_keeps_its_place() -> None:
     assert queue.pop() is first
 
 
+TWO = PoolConfig()
+ONE = PoolConfig(in_flight_per_replica=1)
+
+
 def test_least_loaded_ready_replica_with_room_is_picked() -> None:
     slots = [Slot(index, is_ready=True, in_flight=[batch(0)] * n) for index, n in enumerate([2, 1])]
-    assert pick_slot(slots, batch(9), 2, 10.0) is slots[1]
-    assert pick_slot(slots, batch(9), 1, 10.0) is None
+    assert pick_slot(slots, batch(9), TWO, 10.0) is slots[1]
+    assert pick_slot(slots, batch(9), ONE, 10.0) is None
     slots.append(Slot(2, is_ready=False))
-    assert pick_slot(slots, batch(9), 2, 10.0) is slots[1]
+    assert pick_slot(slots, batch(9), TWO, 10.0) is slots[1]
     slots.append(Slot(3, is_ready=True, is_leaving=True))
-    assert pick_slot(slots, batch(9), 2, 10.0) is slots[1]
+    assert pick_slot(slots, batch(9), TWO, 10.0) is slots[1]
     slots.append(Slot(4, is_ready=True))
-    assert pick_slot(slots, batch(9), 2, 10.0) is slots[4]
+    assert pick_slot(slots, batch(9), TWO, 10.0) is slots[4]
+
+
+def test_an_engine_that_batches_by_itself_has_one_batch_more_than_it_works_on() -> None:
+    slot = Slot(0, is_ready=True, in_flight=[batch(n) for n in range(4)])
+    assert pick_slot([slot], batch(9), PoolConfig(calls_per_replica=4), 10.0) is slot
+    assert pick_slot([slot], batch(9), PoolConfig(calls_per_replica=3), 10.0) is None
 
 
 def test_a_slow_replica_gets_no_batch_that_a_fast_one_begins_sooner() -> None:
     fast = Slot(0, is_ready=True, in_flight=[batch(0), batch(1)], call_s=1.0, head_since_s=9.5)
     slow = Slot(1, is_ready=True, in_flight=[batch(2)], call_s=3.0, head_since_s=9.5)
-    assert pick_slot([fast, slow], batch(9), 2, 10.0) is None, "fast has room in half a second"
-    assert pick_slot([fast, slow], batch(9), 2, 12.0) is slow, "it will get to it first"
+    assert pick_slot([fast, slow], batch(9), TWO, 10.0) is None, "fast has room in half a second"
+    assert pick_slot([fast, slow], batch(9), TWO, 12.0) is slow, "it will get to it first"
     slow.in_flight.clear()
-    assert pick_slot([fast, slow], batch(9), 2, 10.0) is slow, "nobody is left idle"
+    assert pick_slot([fast, slow], batch(9), TWO, 10.0) is slow, "nobody is left idle"
 
 
 def test_a_batch_that_was_charged_before_runs_alone() -> None:
@@ -64,10 +74,10 @@ def test_a_batch_that_was_charged_before_runs_alone() -> None:
     suspect.causes.append(Failure("replica_died", "SIGKILL"))
     busy = Slot(0, is_ready=True, in_flight=[batch(0)], call_s=1.0, head_since_s=9.5)
     idle = Slot(1, is_ready=True, call_s=1.0)
-    assert pick_slot([busy], suspect, 2, 10.0) is None
-    assert pick_slot([busy, idle], suspect, 2, 10.0) is idle
+    assert pick_slot([busy], suspect, TWO, 10.0) is None
+    assert pick_slot([busy, idle], suspect, TWO, 10.0) is idle
     idle.in_flight.append(suspect)
-    assert pick_slot([idle], batch(1), 2, 10.0) is None
+    assert pick_slot([idle], batch(1), TWO, 10.0) is None
 
 
 def test_only_a_running_batch_can_be_overdue() -> None:

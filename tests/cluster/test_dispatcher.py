@@ -89,6 +89,33 @@ async def test_death_charges_the_running_batch_only() -> None:
 
 
 @in_loop
+async def test_an_engine_that_batches_by_itself_works_on_several_calls_at_a_time() -> None:
+    async def answer(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
+        await asyncio.sleep(1.0)
+        return CallStatus(seconds=1.0), rows
+
+    pool = FakePool(answer, calls_per_replica=4)
+    began = asyncio.get_running_loop().time()
+    await pool.run(list(range(20)))
+    assert asyncio.get_running_loop().time() - began == pytest.approx(5.0, abs=0.9)
+
+
+@in_loop
+async def test_a_call_that_hangs_is_seen_though_others_overtake_it() -> None:
+    async def hang_once(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
+        if rows == "hangs" and len(pool.replicas) == 1:
+            await asyncio.Event().wait()
+        await asyncio.sleep(1.0)
+        return CallStatus(seconds=1.0), rows
+
+    pool = FakePool(hang_once, calls_per_replica=3, call_timeout_s=10.0)
+    outcomes = await pool.run(["hangs", *range(100)])
+    assert outcomes == [Outcome(parts=(rows,)) for rows in ["hangs", *range(100)]]
+    assert len(pool.replicas) == 2
+    assert 18 <= len(pool.replicas[0].calls) <= 26, "2 a second until its time was over"
+
+
+@in_loop
 async def test_overdue_call_kills_its_replica_and_goes_elsewhere() -> None:
     async def hang_first(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
         if replica is pool.replicas[0]:

@@ -204,7 +204,11 @@ async def test_death_on_a_draining_node_is_the_node_s() -> None:
 
 @in_loop
 async def test_pool_that_is_made_larger_uses_all_its_replicas() -> None:
-    pool = FakePool()
+    async def slow_echo(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
+        await asyncio.sleep(1.0)  # long against what the machine's own load adds
+        return CallStatus(seconds=1.0), rows
+
+    pool = FakePool(slow_echo)
     await pool.dispatcher.wait_ready(1, 5)
     pool.dispatcher.resize(4)
     await pool.dispatcher.wait_ready(4, 5)

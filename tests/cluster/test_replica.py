@@ -110,6 +110,26 @@ class Steps:
         return [{"i": i} for i in worked]
 
 
+class Together(Steps):
+    """Works on three batches at a time, or breaks."""
+
+    meeting: ClassVar[threading.Barrier] = threading.Barrier(3)
+
+    def work(self, prepared: list[int]) -> list[int]:
+        self.meeting.wait(10)
+        return super().work(prepared)
+
+
+def test_an_engine_that_batches_by_itself_gets_several_calls_at_a_time() -> None:
+    async def run() -> list[Any]:
+        replica = Replica("captioner/0", lambda: "n0", num_calls=3)
+        assert await replica.load(pickle.dumps(Together)) == ""
+        return await asyncio.gather(*(replica.call([{"i": i}], 0, 1) for i in range(6)))
+
+    answers = asyncio.run(run())
+    assert [rows for _, rows in answers] == [[{"i": 10 * i}] for i in range(6)]
+
+
 class Rendezvous(Steps):
     """Each `work` meets the `finish` before it and the `prepare` after it, or breaks."""
 

@@ -15,10 +15,16 @@ Answer = Callable[["FakeReplica", Any], Awaitable[tuple[CallStatus, Any]]]
 
 
 class FakeReplica:
-    """A process that answers as the test says, one call at a time, until it is killed."""
+    """A process that answers as the test says, `num_calls` at a time, until it is killed."""
 
     def __init__(
-        self, index: int, answer: Answer, load_error: str | Exception, load_s: float, start_s: float
+        self,
+        index: int,
+        answer: Answer,
+        load_error: str | Exception,
+        load_s: float,
+        start_s: float,
+        num_calls: int,
     ) -> None:
         self.index = index
         self.calls: list[Any] = []
@@ -26,7 +32,7 @@ class FakeReplica:
         self._load_error = load_error
         self._load_s = load_s
         self._start_s = start_s
-        self._turn = asyncio.Lock()
+        self._turn = asyncio.Semaphore(num_calls)
         self.dead = asyncio.Event()
         self.last_words = "the process was killed"
         self.node_id = ""
@@ -88,14 +94,16 @@ class FakePool:
         self.start_seconds: dict[int, float] = {}
         self.node_ids: dict[int, str] = {}
         self._answer = answer
-        self.dispatcher = Dispatcher("generator", PoolConfig(**config), self._launch)
+        self._config = PoolConfig(**config)
+        self.dispatcher = Dispatcher("generator", self._config, self._launch)
         self.dispatcher.start()
 
     def _launch(self, index: int) -> FakeReplica:
         error = self.load_errors.pop(0) if self.load_errors else ""
         load_s = self.load_seconds.get(index, 0.0)
         start_s = self.start_seconds.get(index, 0.0)
-        self.replicas.append(FakeReplica(index, self._answer, error, load_s, start_s))
+        num_calls = self._config.calls_per_replica
+        self.replicas.append(FakeReplica(index, self._answer, error, load_s, start_s, num_calls))
         self.replicas[-1].node_id = self.node_ids.get(index, f"n{index}")
         return self.replicas[-1]
 
