@@ -9,11 +9,18 @@ tests/support/s3_servers.py.
 from collections.abc import Iterator
 from pathlib import Path
 
+import cli
 import pytest
 from fault_proxy import FaultProxy, proxy_before
 from s3_servers import S3Server, ServerProcess, moto_process, rclone_process, seaweed_process
 
 __all__ = ["FaultProxy", "S3Server"]
+
+
+@pytest.fixture(autouse=True)
+def _no_leftovers() -> Iterator[None]:
+    yield
+    cli.kill_leftovers()
 
 
 def _serve(process: ServerProcess) -> Iterator[S3Server]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+_started: list[subprocess.Popen[str]] = []
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Finished:
 def start(
     words: Sequence[str], env: Mapping[str, str] | None = None, cwd: Path = ROOT
 ) -> subprocess.Popen[str]:
-    """Starts `pairloom` with these words."""
-    return subprocess.Popen(
+    """Starts `pairloom` with these words; `kill_leftovers` ends it where the test does not."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "pipelines", *words],
         cwd=cwd,
         env={**os.environ, **(env or {}), "PYTHONPATH": str(ROOT)},
@@ -39,6 +40,17 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
     )
+    _started.append(process)
+    return process
+
+
+def kill_leftovers() -> None:
+    """A run that its test gave up on took a core from all tests after it, for half an hour."""
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def call(
