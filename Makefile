@@ -78,6 +78,43 @@ bench-gpu: $(VENV)/.dev
 	$(BIN)/python tests/gpu/bench_sdxl.py --pool --budget-s 330
 	$(BIN)/python tests/gpu/bench_mllm.py --budget-s 150
 
+.PHONY: k8s lock sbom
+# Everything under k8s/, without a cluster. promtool is Debian's: unpacked, not installed.
+k8s: $(VENV)/.dev
+	test -x $(PROMTOOL) || command -v promtool >/dev/null || $(MAKE) --no-print-directory $(PROMTOOL) \
+	    || echo "no promtool: the tests of the alert rules are skipped"
+	$(PYTEST) tests/k8s
+
+PROMTOOL := $(VENV)/prometheus/usr/bin/promtool
+$(PROMTOOL):
+	rm -rf $(VENV)/prometheus && mkdir -p $(VENV)/prometheus
+	cd $(VENV)/prometheus && apt-get download prometheus && dpkg-deb --extract prometheus_*.deb .
+
+# What images install, with the digest of every file. UV_FIND_LINKS may name a folder with torch's CPU
+# wheel; without it, it is that of PyTorch's index: LOCK_CPU="--index https://download.pytorch.org/whl/cpu".
+TOOLS := $(VENV)/tools/bin
+LOCK := $(TOOLS)/uv pip compile --quiet --generate-hashes --no-annotate --no-header \
+    --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-find-links --no-emit-index-url
+LOCK_CPU ?=
+lock: $(VENV)/.tools
+	$(LOCK) $(LOCK_CPU) pyproject.toml -c conf/constraints/cpu.txt | k8s/docker/lock.sh cpu
+	env -u UV_FIND_LINKS $(LOCK) pyproject.toml -c conf/constraints/gpu.txt | k8s/docker/lock.sh gpu
+	echo 'setuptools>=77' | $(LOCK) - | k8s/docker/lock.sh build
+	echo 'py-spy>=0.4' | $(LOCK) - | k8s/docker/lock.sh debug
+
+# CycloneDX: every package that is installed in .venv, with its licence; and what an image installs.
+sbom: $(VENV)/.dev $(VENV)/.tools
+	mkdir -p out/sbom
+	$(TOOLS)/cyclonedx-py environment --output-reproducible --of JSON -o out/sbom/venv.json \
+	    --pyproject pyproject.toml $(BIN)/python
+	for flavour in cpu gpu; do $(TOOLS)/cyclonedx-py requirements --output-reproducible --of JSON \
+	    -o out/sbom/image-$$flavour.json k8s/docker/requirements-$$flavour.txt || exit 1; done
+
+$(VENV)/.tools: $(VENV)/.demo
+	$(PYTHON) -m venv --clear $(VENV)/tools
+	$(TOOLS)/pip install --quiet 'uv==0.13.9' 'cyclonedx-bom==7.5.0'
+	touch $@
+
 $(VENV)/.demo: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	$(PIP) $(TORCH)
