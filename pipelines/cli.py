@@ -8,6 +8,8 @@
     pairloom verify OUTPUT                   whether all that was committed is there and right
     pairloom repair OUTPUT [key=value ...]   make the damaged units of a run anew
     pairloom replay --failed OUTPUT [...]    run the rows that failed again; or --reason CODE
+    pairloom filter OUTPUT [key=value ...]   which pairs are kept, and why others are not
+    pairloom publish OUTPUT DEST [...]       the pairs as a dataset: shards, card, manifest
 
 Exit codes: 0 done; 1 the run could not go on (what is committed stays); 2 the input is wrong;
 130 interrupted, 143 terminated. Of `verify`: 0 sound and finished, 1 damaged, 3 sound so far. A
@@ -55,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "verify": _verify,
         "repair": _repair,
         "replay": _replay,
+        "filter": _filter,
+        "publish": _publish,
     }[arguments.verb]
     try:
         with stop_on_signals():
@@ -138,6 +142,16 @@ def _parser() -> argparse.ArgumentParser:
             which.add_argument("--reason", action="append", help="those with this code; repeatable")
         verb.add_argument("output", help="the run's folder or URI")
         verb.add_argument("words", nargs="*", metavar="key=value", help="changes to its config")
+        verb.add_argument("--json", action="store_true", help="end with one line of JSON")
+    for name, text in (
+        ("filter", "judge a run's pairs by thresholds; writes the decisions, touches no pair"),
+        ("publish", "write a run's pairs as a dataset, or go on where that stopped"),
+    ):
+        verb = verbs.add_parser(name, help=text, description=text)
+        verb.add_argument("output", help="the run's folder or URI")
+        if name == "publish":
+            verb.add_argument("dest", help="an empty folder or URI for the dataset")
+        verb.add_argument("words", nargs="*", metavar="key=value", help="its config")
         verb.add_argument("--json", action="store_true", help="end with one line of JSON")
     return parser
 
@@ -239,6 +253,30 @@ def _verify(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(dataclasses.asdict(report)))
     return verify.exit_code(report)
+
+
+def _filter(arguments: argparse.Namespace) -> int:
+    from cluster import config as config_files
+    from pipelines import filters
+
+    config = config_files.from_dict(filters.FilterConfig, {}, "of the filter", arguments.words)
+    report = filters.filter_run(arguments.output, config)
+    print(filters.describe_filter(report, config))
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(report)))
+    return 0
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    from cluster import config as config_files
+    from pipelines import publish
+
+    config = config_files.from_dict(publish.PublishConfig, {}, "of the publish", arguments.words)
+    published = publish.publish(arguments.output, arguments.dest, config)
+    print(publish.describe_published(published))
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(published)))
+    return 0
 
 
 def _fail(kind: str, error: Exception, code: int) -> int:

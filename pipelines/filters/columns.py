@@ -30,6 +30,8 @@ from cluster.storage_remote import is_http_allowed
 # Files read at a time: on a disk Python itself is the limit, on a bucket the waiting is.
 NUM_LOCAL_READERS, NUM_REMOTE_READERS = 2, 16
 
+PICTURES = "image.bytes"
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -122,11 +124,12 @@ def _read(receipt: Receipt, names: Collection[str], open_file: Callable[[str], A
 
 
 def _packed_bytes(metadata: Any) -> int:
+    """Pictures as they are, all else compressed: what they come to in another Parquet file."""
     groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
+    columns = (group.column(index) for group in groups for index in range(metadata.num_columns))
     return sum(
-        group.column(index).total_compressed_size
-        for group in groups
-        for index in range(metadata.num_columns)
+        one.total_uncompressed_size if one.path_in_schema == PICTURES else one.total_compressed_size
+        for one in columns
     )
 
 

@@ -1,0 +1,132 @@
+"""The parts of the dataset card that take some putting together: models, chain, drift, cost.
+
+Limits: as `card.py`.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+from actors.records import Row
+from pipelines.publish.citations import METHOD, cite, hub_page
+from pipelines.publish.facts import MODELS, Facts, sampling_params
+
+# Names that a reader understands, and in which direction the score is better.
+_MEANINGS = {
+    "clip_similarity": "picture and its prompt",
+    "clip_similarity_description": "picture and its description",
+    "image_similarity_first": "picture and that of round 0",
+    "image_similarity_previous": "picture and the one before",
+    "text_similarity_first": "description and that of round 0",
+    "text_similarity_previous": "description and the one before",
+    "aesthetic": "aesthetic",
+    "punsafe": "unsafe, probability",
+    "pwatermark": "watermark, probability",
+}
+_ROLES = {"generator": "text-to-image model", "captioner": "image-to-text model"}
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+    )
+
+
+def example(facts: Facts) -> str:
+    """The texts of one chain."""
+    rows = [["seed", _cell(facts.example[0]["seed"])]]
+    rows += [[f"round {row['round_index']}", _cell(row["description"])] for row in facts.example]
+    return f"`{facts.example[0]['chain_id']}`\n\n{table(['', 'text'], rows)}"
+
+
+def how_it_was_made(facts: Facts) -> str:
+    """The recurrence, the instruction and the models."""
+    how = (
+        "Each seed was drawn, the picture was described, that description was drawn again, and so "
+        f"on for {facts.num_rounds} rounds; every pair was kept with its lineage: "
+        "`M_j = G(D_{j-1})`, `D_j = F(I, M_j)`."
+        if facts.mode == "loop"
+        else f"Each seed was drawn {facts.num_rounds} times, with other random numbers, and each "
+        "picture was described."
+    )
+    asked = facts.constants["instruction"]
+    instruction = f' The captioner was asked: "{asked}"' if asked else ""
+    made = f"Made with pairloom, run `{facts.fingerprint}`, begun {facts.started_at[:10]}."
+    models = "\n".join(_describe_model(facts.constants[role], role) for role in MODELS)
+    return f"{how}{instruction}\n\n{models}\n\n{made}"
+
+
+def drift(facts: Facts) -> str:
+    """How scores go over the rounds; empty where there are none."""
+    names = [name for name in _MEANINGS if any(name in one.scores for one in facts.rounds)]
+    if not names:
+        return ""
+    rows = [
+        [str(one.round_index), *(_score(one.scores.get(name)) for name in names)]
+        for one in facts.rounds
+        if one.num_kept
+    ]
+    said = "Mean and standard deviation of the published pairs; similarities are cosines of CLIP."
+    return f"{said}\n\n{table(['round', *(_MEANINGS[name] for name in names)], rows)}"
+
+
+def cost(facts: Facts) -> str:
+    """What is known of the work that stands behind the pairs."""
+    spent = facts.cost
+    num_pairs = sum(one.num_pairs for one in facts.rounds)
+    num_kept = sum(one.num_kept for one in facts.rounds)
+    if not spent.draw_s + spent.describe_s:
+        return "Not recorded."
+    said = (
+        f"Models worked {_span(spent.draw_s)} on drawing and {_span(spent.describe_s)} on "
+        f"describing the {num_pairs:,} pairs that were made: "
+        f"{(spent.draw_s + spent.describe_s) / num_kept:.3g} s a published pair"
+    )
+    if spent.gpu_hours:
+        said += f", {spent.gpu_hours:.3g} GPU-hours"
+    if spent.gpu_hours and spent.gpu_hour_price:
+        price = spent.gpu_hours * spent.gpu_hour_price
+        said += f", {price:.2f} at {spent.gpu_hour_price:g} a GPU-hour"
+    return f"{said}. Loading, waiting and failed calls come on top."
+
+
+def citations(facts: Facts) -> str:
+    """BibTeX for the method and for the models that are known."""
+    works = [cite(facts.constants[role]) for role in MODELS if facts.constants[role]]
+    return "\n\n".join(dict.fromkeys([METHOD, *(work for work in works if work)]))
+
+
+def _describe_model(model: Row | None, role: str) -> str:
+    if not model:
+        return f"- {_ROLES[role]}: not recorded"
+    page = hub_page(model)
+    name = f"[`{model['id']}`]({page})" if page else f"`{model['id']}`"
+    parts = [f"- {_ROLES[role]}: {name}, licence `{model['licence']}`"]
+    parts += [f"revision `{model['revision']}`"] if model["revision"] else []
+    parts += [f"digest `{model['digest']}`"] if model["digest"] else []
+    params = ", ".join(f"{key} {value}" for key, value in _flat(sampling_params(model)))
+    return ", ".join(parts) + (f"\n  ({params})" if params else "")
+
+
+def _flat(params: Row, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Each parameter that says something, nested ones by their dotted name."""
+    for key, value in params.items():
+        if isinstance(value, dict):
+            yield from _flat(cast(Row, value), f"{prefix}{key}.")
+        elif value not in ("", [], None):
+            yield f"{prefix}{key}", str(value)
+
+
+def _score(summary: tuple[float, float, int] | None) -> str:
+    return f"{summary[0]:.3f} +- {summary[1]:.3f}" if summary else ""
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split())

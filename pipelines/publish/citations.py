@@ -1,0 +1,59 @@
+"""What to cite for the models and the method of a run.
+
+Limits: a short list of published works, matched by the model's name; for any other model of the hub
+its own card is named. Who wrote a model in a local folder is not known.
+"""
+
+import re
+
+from actors.records import Row
+
+METHOD = """@misc{synergy2024,
+  title  = {Synergy-General-MultimodalPairs},
+  author = {mao-code},
+  year   = {2024},
+  note   = {\\url{https://github.com/mao-code/Synergy-General-MultimodalPairs}}
+}"""
+
+SDXL = """@misc{podell2023sdxl,
+  title         = {SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis},
+  author        = {Dustin Podell and Zion English and Kyle Lacey and Andreas Blattmann and
+                   Tim Dockhorn and Jonas M{\\"u}ller and Joe Penna and Robin Rombach},
+  year          = {2023},
+  eprint        = {2307.01952},
+  archivePrefix = {arXiv}
+}"""
+
+LLAVA = """@inproceedings{liu2023llava,
+  title     = {Visual Instruction Tuning},
+  author    = {Haotian Liu and Chunyuan Li and Qingyang Wu and Yong Jae Lee},
+  booktitle = {NeurIPS},
+  year      = {2023}
+}"""
+
+LLAVA_15 = """@inproceedings{liu2024improved,
+  title     = {Improved Baselines with Visual Instruction Tuning},
+  author    = {Haotian Liu and Chunyuan Li and Yuheng Li and Yong Jae Lee},
+  booktitle = {CVPR},
+  year      = {2024}
+}"""
+
+# By the name of the model, in lower case; the first that fits.
+_WORKS = (
+    (re.compile(r"llava-?(v)?1\.5"), LLAVA_15),
+    (re.compile(r"llava"), LLAVA),
+    (re.compile(r"sdxl|stable-diffusion-xl"), SDXL),
+)
+
+
+def cite(model: Row) -> str | None:
+    """The BibTeX of a model that is known by its name."""
+    name = str(model["id"]).lower()
+    return next((work for pattern, work in _WORKS if pattern.search(name)), None)
+
+
+def hub_page(model: Row) -> str | None:
+    """The address of a model that came from the hub."""
+    revision, digest = model.get("revision"), str(model.get("digest") or "")
+    is_from_hub = digest.startswith("git:")
+    return f"https://huggingface.co/{model['id']}/tree/{revision}" if is_from_hub else None
