@@ -32,7 +32,7 @@ def colour_of(run: RunWriter, row: dict[str, Any]) -> tuple[int, ...]:
     """Of the picture that the run drew for this pair."""
     chain_id, _, r = (row.get("pair_id") or row["__key__"]).rpartition("-")
     image = Image.open(io.BytesIO(draw(run.chain_ids.index(chain_id), int(r))))
-    return image.getpixel((0, 0))  # type: ignore[return-value]
+    return image.getpixel((0, 0))
 
 
 @pytest.mark.parametrize("is_streaming", [False, True])
