@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-ur
 PYTEST := RAY_worker_niceness=0 $(BIN)/pytest
 
 .PHONY: demo test test-slow faults soak coverage lint format clean
-.PHONY: bench benchmark-order benchmark-recovery benchmark-commit benchmark-resume benchmark-formats benchmark-overlap
+.PHONY: bench benchmark-order benchmark-recovery benchmark-commit benchmark-resume benchmark-formats benchmark-overlap benchmark-publish
 
 demo: $(VENV)/.demo
 	$(BIN)/pairloom run conf/synergy.yaml output=$(OUTPUT) seeds.limit=32
@@ -68,6 +68,9 @@ benchmark-resume: $(VENV)/.dev
 
 benchmark-formats: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/image_formats.py
+
+benchmark-publish: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/publish_size.py
 
 benchmark-overlap: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/encode_overlap.py
