@@ -93,8 +93,8 @@ $(PROMTOOL):
 	rm -rf $(VENV)/prometheus && mkdir -p $(VENV)/prometheus
 	cd $(VENV)/prometheus && apt-get download prometheus && dpkg-deb --extract prometheus_*.deb .
 
-# What images install, with the digest of every file. UV_FIND_LINKS may name a folder with torch's CPU
-# wheel; without it, it is that of PyTorch's index: LOCK_CPU="--index https://download.pytorch.org/whl/cpu".
+# What images install, with the digest of every file. uv must see torch's CPU wheel: in a folder that
+# UV_FIND_LINKS names, or on PyTorch's index (k8s/README.md, "Images").
 TOOLS := $(VENV)/tools/bin
 LOCK := $(TOOLS)/uv pip compile --quiet --generate-hashes --no-annotate --no-header \
     --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-find-links --no-emit-index-url
@@ -102,8 +102,6 @@ LOCK_CPU ?=
 lock: $(VENV)/.tools
 	$(LOCK) $(LOCK_CPU) pyproject.toml -c conf/constraints/cpu.txt | k8s/docker/lock.sh cpu
 	env -u UV_FIND_LINKS $(LOCK) pyproject.toml -c conf/constraints/gpu.txt | k8s/docker/lock.sh gpu
-	echo 'setuptools>=77' | $(LOCK) - | k8s/docker/lock.sh build
-	echo 'py-spy>=0.4' | $(LOCK) - | k8s/docker/lock.sh debug
 
 # CycloneDX: every package that is installed in .venv, with its licence; and what an image installs.
 sbom: $(VENV)/.dev $(VENV)/.tools

@@ -373,6 +373,8 @@ CHECKS = """
 
 
 def test_there_are_more_than_forty_mistakes_and_every_check_has_one() -> None:
+    readme = (K8S / "README.md").read_text()
+    assert f"{len(MISTAKES)} seeded mistakes" in readme
     assert len(MISTAKES) >= 40
     assert {check for check, _ in MISTAKES.values()} == set(CHECKS.split())
 
