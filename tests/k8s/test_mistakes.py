@@ -316,6 +316,8 @@ MISTAKES: dict[str, tuple[str, Mistake]] = {
         "times", lambda m: pod(group(m, SPOT)).update(terminationGracePeriodSeconds=30)),
     "drain shorter than the run's grace": (
         "times", lambda m: command(m, "seeds.path", "limits.grace_s=120 seeds.path")),
+    "head that goes without a word to its driver": (
+        "times", lambda m: without(container(head(m)), "lifecycle")),
     "ray job stop kills after 3 s": (
         "times", lambda m: variable(head(m), "RAY_JOB_STOP_WAIT_TIME_S", "")),
     "idle timeout shorter than a load": (

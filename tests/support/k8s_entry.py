@@ -162,6 +162,12 @@ def _time_problems(manifests: list[Manifest], config: SynergyConfig) -> Iterator
             yield f"{pod.name}: `ray job stop` kills after {stop:g} s, limits.grace_s is {grace:g}"
         if drain < grace + 15:
             yield f"{pod.name}: Ray drains for {drain:g} s, limits.grace_s is {grace:g}"
+        hook = pod.container.get("lifecycle", {}).get("preStop", {}).get("exec", {})
+        if pod.part == "head":
+            wait = re.search(r"timeout=(\d+)", " ".join(hook.get("command", [])))
+            if not wait or float(wait[1]) < grace + 15:
+                yield "the head goes without giving its driver limits.grace_s: preStop"
+            drain += float(wait[1]) if wait else 0
         if end < drain + 15:
             yield f"{pod.name}: terminationGracePeriodSeconds {end}, the drain takes {drain:g}"
 

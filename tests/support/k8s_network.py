@@ -109,7 +109,7 @@ def _goes_out(policies: list[Manifest], pod: PodTemplate, kind: str, port: int) 
     )
 
 
-def _allowed(policies: list[Manifest], one: PodTemplate, other: PodTemplate, port: int) -> bool:
+def may_open(policies: list[Manifest], one: PodTemplate, other: PodTemplate, port: int) -> bool:
     """Whether `one` may open a connection to `port` of `other`: both ends must agree."""
 
     def agrees(direction: str, peers: str, mine: PodTemplate, theirs: PodTemplate) -> bool:
@@ -139,7 +139,7 @@ def _ray_port_problems(manifests: list[Manifest], policies: list[Manifest]) -> I
             yield f"{pod.name}: worker ports {workers} overlap, or are too few"
         ports |= {workers[0], workers[-1]}
         for other in pods:
-            closed = sorted(p for p in ports if not _allowed(policies, other, pod, p))
+            closed = sorted(p for p in ports if not may_open(policies, other, pod, p))
             if closed and other.name != pod.name:
                 yield f"{other.name} cannot reach ports {closed} of {pod.name}"
 
@@ -167,7 +167,7 @@ def _dashboard_problems(manifests: list[Manifest]) -> Iterator[str]:
     submitter = [pod for pod in all_pods(manifests) if pod.part == "submitter"]
     policies = of_kind(manifests, "NetworkPolicy")
     for pod in submitter:
-        if not _allowed(policies, pod, head, DASHBOARD):
+        if not may_open(policies, pod, head, DASHBOARD):
             yield "the submitter cannot reach the job server"
 
 
