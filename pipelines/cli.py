@@ -10,6 +10,7 @@
     pairloom replay --failed OUTPUT [...]    run the rows that failed again; or --reason CODE
     pairloom filter OUTPUT [key=value ...]   which pairs are kept, and why others are not
     pairloom publish OUTPUT DEST [...]       the pairs as a dataset: shards, card, manifest
+    pairloom gallery OUTPUT [DEST] [...]     a static site to look at them; --follow while it runs
 
 Exit codes: 0 done; 1 the run could not go on (what is committed stays); 2 the input is wrong;
 130 interrupted, 143 terminated. Of `verify`: 0 sound and finished, 1 damaged, 3 sound so far. A
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "replay": _replay,
         "filter": _filter,
         "publish": _publish,
+        "gallery": _gallery,
     }[arguments.verb]
     try:
         with stop_on_signals():
@@ -153,6 +155,12 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("dest", help="an empty folder or URI for the dataset")
         verb.add_argument("words", nargs="*", metavar="key=value", help="its config")
         verb.add_argument("--json", action="store_true", help="end with one line of JSON")
+    text = "write a run as a static site, or bring the one that is there up to date"
+    verb = verbs.add_parser("gallery", help=text, description=text)
+    verb.add_argument("output", help="the run's folder or URI")
+    verb.add_argument("words", nargs="*", metavar="DEST key=value", help="its folder; its config")
+    verb.add_argument("--follow", action="store_true", help="refresh it until the run is finished")
+    verb.add_argument("--json", action="store_true", help="end with one line of JSON")
     return parser
 
 
@@ -276,6 +284,16 @@ def _publish(arguments: argparse.Namespace) -> int:
     print(publish.describe_published(published))
     if arguments.json:
         print(json.dumps(dataclasses.asdict(published)))
+    return 0
+
+
+def _gallery(arguments: argparse.Namespace) -> int:
+    from pipelines import gallery
+
+    built = gallery.run_verb(arguments.output, arguments.words, is_following=arguments.follow)
+    print(gallery.describe_built(built))
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(built)))
     return 0
 
 
