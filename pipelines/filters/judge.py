@@ -7,7 +7,7 @@ Limits: about 150 bytes a pair in memory, with scores 200; texts are let go of f
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -113,13 +113,17 @@ def judge_files(found: Iterable[Columns], config: FilterConfig, more: Sequence[s
     files: list[Columns] = []
     tables: list[pa.Table] = []
     masks: list[Masks] = []
+    schemas: dict[pa.Schema, pa.Schema] = {}
     known = dict.fromkeys(needed, 0)
     for columns in found:
         masks.append(judge_rows(columns.table, rules))
         for name in needed:
             known[name] += int(has_value(columns.table.column(name)).sum())
         tables.append(_number(columns.table.select(kept), len(files)))
-        files.append(Columns(**{**vars(columns), "table": columns.table.slice(0, 0)}))
+        # One object for all equal schemas, which are some kilobytes each. And an empty table of
+        # its own: a slice would keep all texts of the file.
+        schema = schemas.setdefault(columns.schema, columns.schema)
+        files.append(replace(columns, table=columns.table.schema.empty_table(), schema=schema))
     if not tables:
         return _nothing(rules)
     table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()

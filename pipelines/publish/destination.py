@@ -56,7 +56,9 @@ class Destination:
         self._probes = [key for key in keys if key.startswith(f"{PROBE_FOLDER}/")]
         self._keys = set(keys) - set(self._probes)
 
-    def claim(self, ledger: Ledger, receipts: Iterable[Receipt], config: PublishConfig) -> Any:
+    def claim(
+        self, ledger: Ledger, receipts: list[Receipt], config: PublishConfig
+    ) -> list[Receipt]:
         """Makes the place that of this run and config; returns the receipts that count for it.
 
         Raises:
@@ -64,7 +66,7 @@ class Destination:
             RunMismatchError: it holds the publish of another run, or of another config.
             CommitError: a commit that it was begun with is gone, or another one now.
         """
-        ours = _claim_of(ledger.fingerprint, list(receipts), config)
+        ours = _claim_of(ledger.fingerprint, receipts, config)
         if CLAIM_KEY not in self._keys:
             if self._keys:
                 raise ValueError(

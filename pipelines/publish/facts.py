@@ -84,9 +84,9 @@ def gather_facts(
 ) -> Facts:
     """Counts, and reads the constant columns and one chain."""
     record: dict[str, Any] = run["record"]
-    first = judged.files[int(plan.file_of[np.flatnonzero(judged.is_kept)[0]])].receipt
-    there = [name for name in _CONSTANT if name in judged.files[0].schema.names]
-    constants = ledger.read_pairs(first, there).slice(0, 1).to_pylist()[0]
+    first = judged.files[int(plan.file_of[np.flatnonzero(judged.is_kept)[0]])]
+    there = [name for name in _CONSTANT if name in first.schema.names]
+    constants = ledger.read_pairs(first.receipt, there).slice(0, 1).to_pylist()[0]
     chains = judged.table.column("chain_id").filter(judged.is_kept)
     return Facts(
         fingerprint=run["fingerprint"],

@@ -69,8 +69,8 @@ def publish(output: str, dest: str, config: PublishConfig) -> Published:
     run = read_run(store)
     ledger = Ledger(store, run["fingerprint"])
     receipts = ledger.receipts()
-    is_whole = _is_finished(store, run, receipts)
-    if not (is_whole or config.is_partial):
+    num_expected = _count_expected(store, run)
+    if not (config.is_partial or _is_finished(run, receipts, num_expected)):
         raise PairloomError(
             f"{output} is not finished (`pairloom status {output}`): let it end, or publish what "
             "there is with is_partial=true"
@@ -80,7 +80,8 @@ def publish(output: str, dest: str, config: PublishConfig) -> Published:
     manifest = place.manifest()
     is_new = manifest is None
     if manifest is None:
-        manifest = _write(output, ledger, run, receipts, config, place)
+        is_whole = _is_finished(run, receipts, num_expected)
+        manifest = _write(output, ledger, run, receipts, config, place, is_whole=is_whole)
     place.tidy()
     return _summarise(dest, manifest, is_new=is_new)
 
@@ -92,12 +93,13 @@ def _write(
     receipts: Sequence[Receipt],
     config: PublishConfig,
     place: Destination,
+    *,
+    is_whole: bool,
 ) -> dict[str, Any]:
     judged = judge_run(output, receipts, config.filter, FACT_COLUMNS)
     plan = plan_parts(judged, config)
     schema = published_schema(one.schema for one in judged.files)
-    whole = _is_finished(ledger.store, run, list(receipts))
-    facts = gather_facts(ledger, run, receipts, judged, plan, is_finished=whole)
+    facts = gather_facts(ledger, run, receipts, judged, plan, is_finished=is_whole)
     job = Job(
         ledger=ledger, files=judged.files, plan=plan, schema=schema, config=config, place=place
     )
@@ -137,13 +139,18 @@ def _write_dropped(judged: Judged, config: PublishConfig, place: Destination) ->
     return place.put(DROPPED_KEY, encode_shard(table).data, num_rows=table.num_rows)
 
 
-def _is_finished(store: Store, run: dict[str, Any], receipts: list[Receipt]) -> bool:
+def _count_expected(store: Store, run: dict[str, Any]) -> int | None:
+    """Commits of the run's own units once it is finished; None while its seeds are written."""
     seeds = seed_tables.find_table(store)
     if seeds is None:
+        return None
+    return -(-seeds.num_rows // run["record"]["unit_size"]) * run["record"]["num_rounds"]
+
+
+def _is_finished(run: dict[str, Any], receipts: list[Receipt], num_expected: int | None) -> bool:
+    if num_expected is None:
         return False
-    num_rounds, unit_size = run["record"]["num_rounds"], run["record"]["unit_size"]
-    num_units = -(-seeds.num_rows // unit_size)
-    return is_finished(receipts, num_units * num_rounds, num_rounds)
+    return is_finished(receipts, num_expected, run["record"]["num_rounds"])
 
 
 def _summarise(dest: str, manifest: dict[str, Any], *, is_new: bool) -> Published:

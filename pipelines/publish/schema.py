@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from actors.records import PAIR_SCHEMA, RECORD_FORMAT
+from actors.records import IMAGE_TYPE, PAIR_SCHEMA, RECORD_FORMAT
 from cluster.errors import CommitError
 
 
@@ -22,15 +22,14 @@ def published_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
     Raises:
         CommitError: two files hold one column in types that do not go together.
     """
-    distinct = list({str(one): one.remove_metadata() for one in schemas}.values())
+    distinct = list(dict.fromkeys(one.remove_metadata() for one in schemas))
     try:
         whole = pa.unify_schemas(
             [PAIR_SCHEMA.remove_metadata(), *distinct], promote_options="permissive"
         )
     except pa.ArrowException as error:
         raise CommitError(f"the files of the run do not go together: {error}") from error
-    ours = json.loads((PAIR_SCHEMA.metadata or {})[b"huggingface"])["info"]["features"]
-    features = {one.name: ours.get(one.name) or hf_feature(one.type) for one in whole}
+    features = {one.name: hf_feature(one.type) for one in whole}
     metadata = {
         "huggingface": json.dumps({"info": {"features": features}}),
         "pairloom.format": RECORD_FORMAT,
@@ -50,7 +49,9 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def hf_feature(data_type: pa.DataType) -> dict[str, Any]:
-    """How `datasets` names a type: a value, a list of one, or a struct of them."""
+    """How `datasets` names a type: an image, a value, a list of one, or a struct of them."""
+    if data_type == IMAGE_TYPE:
+        return {"_type": "Image"}
     if pa.types.is_list(data_type):
         inner = cast(Any, data_type).value_type
         return {"feature": hf_feature(inner), "_type": "List"}

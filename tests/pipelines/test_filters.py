@@ -24,6 +24,7 @@ from pipelines.filters import FilterConfig, FilterReport, describe_filter, filte
 from pipelines.filters.columns import Columns, in_order
 from pipelines.filters.duplicates import Pictures, Scope, find_repeated
 from pipelines.filters.judge import judge_files
+from pipelines.verify import verify_run
 
 SCORES = [
     pa.field("clip_similarity", pa.float32()),
@@ -198,6 +199,7 @@ def test_decisions_are_written_once_and_pairs_are_not_touched(run: RunWriter) ->
     assert before.items() <= after.items()
     assert len(after) == len(before) + 2
     assert (run.folder / first.file).read_bytes() == written
+    assert verify_run(str(run.folder)).num_orphans == 0
     stated = pq.read_schema(run.folder / first.file).metadata[b"pairloom.filter"]
     assert json.loads(stated)["words"]["min"] == 8
 
