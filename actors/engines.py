@@ -4,9 +4,11 @@ An engine owns its model and its device. It may raise on a batch: the task tries
 the batch until the bad row is alone. It raises `EngineDeadError` once no later call can succeed:
 that ends the replica.
 Limits: order is the engine's promise; a task cannot tell results that changed places. Engines are
-not thread-safe (diffusers schedulers keep state) and are built where they run, never pickled.
+not thread-safe (diffusers schedulers keep state; vLLM's is, and takes several calls at a time) and
+are built where they run, never pickled.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -37,11 +39,14 @@ class ImageEngine(Protocol):
 
 
 class CaptionEngine(Protocol):
-    """Answers one instruction about each image. `rng_seeds` count only where the engine samples."""
+    """Answers one instruction about each image. `rng_seeds` count only where the engine samples. An
+    engine that batches by itself may put a RowError in the place of an answer: it knows which row
+    failed, and the others need not be asked again.
+    """
 
     def describe(
         self, images: list[Image.Image], instruction: str, rng_seeds: list[int]
-    ) -> list[str]: ...
+    ) -> Sequence[str | RowError]: ...
 
 
 @runtime_checkable
@@ -67,6 +72,6 @@ class PreprocessingEngine(Protocol):
 
 
 class TextEngine(Protocol):
-    """Answers each prompt with a text."""
+    """Answers each prompt with a text, or a RowError, as a CaptionEngine does."""
 
-    def write(self, prompts: list[str], rng_seeds: list[int]) -> list[str]: ...
+    def write(self, prompts: list[str], rng_seeds: list[int]) -> Sequence[str | RowError]: ...

@@ -109,8 +109,8 @@ class ImageToText:
             rows=prepared.rows, live=prepared.live, inputs=self._preprocess(prepared.items)
         )
 
-    def work(self, prepared: PreparedPictures) -> WorkedRows[str]:
-        def describe(pictures: list[_Picture]) -> list[str]:
+    def work(self, prepared: PreparedPictures) -> WorkedRows[str | RowError]:
+        def describe(pictures: list[_Picture]) -> Sequence[str | RowError]:
             rng_seeds = [picture.rng_seed for picture in pictures]
             inputs = prepared.inputs.get((pictures[0], len(pictures)))
             if inputs is not None and isinstance(self._engine, PreprocessingEngine):
@@ -120,7 +120,7 @@ class ImageToText:
 
         return work_rows(prepared, describe, self._experience)
 
-    def finish(self, worked: WorkedRows[str]) -> list[Row]:
+    def finish(self, worked: WorkedRows[str | RowError]) -> list[Row]:
         return finish_rows(worked, self._check, "describe_s", self._experience)
 
     def _preprocess(self, pictures: list[_Picture]) -> dict[tuple[_Picture, int], Any]:
@@ -176,6 +176,10 @@ def build_image_to_text(
     """
     if config.backend == "simulated":
         engine: CaptionEngine = SimulatedCaptionEngine(config.simulated)
+    elif config.backend == "vllm":
+        from actors.backends.vllm_engine import VllmEngine
+
+        engine = VllmEngine(config, expected_digest, has_images=True)
     else:
         from actors.backends.hf_mllm import HfMllmEngine
 

@@ -8,11 +8,12 @@ from typing import Any, ClassVar, Self
 
 from actors.backends.hf_config import HfMllmConfig
 from actors.backends.simulated import SimulatedConfig, simulated_identity
+from actors.backends.vllm_config import VllmEngineConfig
 from actors.models import ModelIdentity, identify_model, pin_model, resolve_model
 from actors.scenes.defaults import MAX_NEW_TOKENS
 from actors.validation import DEVICES, DTYPES, check_choice, check_range
 
-BACKENDS = ("hf_mllm", "simulated")
+BACKENDS = ("hf_mllm", "vllm", "simulated")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,8 @@ class LanguageModelConfig:
 
     role: ClassVar[str]  # of the task, as a stand-in for the model is called
 
-    # hf_mllm: an image-text-to-text model of transformers; simulated: no model
+    # hf_mllm: an image-text-to-text model of transformers; vllm: a model that vLLM serves, which
+    # has to be installed; simulated: no model
     backend: str = "hf_mllm"
     model: str = "embedded"  # embedded, a folder, or a hub id owner/name[@revision]
     max_new_tokens: int = MAX_NEW_TOKENS  # a longer answer is cut there
@@ -35,6 +37,7 @@ class LanguageModelConfig:
     dtype: str = "auto"
     device: str = "auto"  # auto: the GPU if torch sees one, else the CPU
     hf_mllm: HfMllmConfig = field(default_factory=HfMllmConfig)  # for backend: hf_mllm
+    vllm: VllmEngineConfig = field(default_factory=VllmEngineConfig)  # for backend: vllm
     simulated: SimulatedConfig = field(default_factory=SimulatedConfig)  # for backend: simulated
 
     def __post_init__(self) -> None:
@@ -44,6 +47,11 @@ class LanguageModelConfig:
         check_range("max_new_tokens", self.max_new_tokens, 1, 8192)
         check_range("temperature", self.temperature, 0.0, 10.0)
         check_range("top_p", self.top_p, 0.001, 1.0)
+        if self.backend == "vllm" and self.temperature > 2:  # it would refuse every row
+            raise ValueError(
+                f"field 'temperature' is {self.temperature}: vLLM takes at most 2; lower it, or "
+                "take backend 'hf_mllm'"
+            )
         if "" in self.stop_strings:
             raise ValueError(
                 f"field 'stop_strings' is {self.stop_strings!r}: an empty text would stop every "
@@ -64,5 +72,5 @@ class LanguageModelConfig:
         """What, besides the model, what it is asked and the rng_seed, decides the answer."""
         names = ("max_new_tokens", "stop_strings", "temperature", "top_p", "dtype")
         params = {"backend": self.backend} | {name: asdict(self)[name] for name in names}
-        is_hf = self.backend == "hf_mllm"
-        return params | ({"hf_mllm": self.hf_mllm.sampling_params()} if is_hf else {})
+        options = {"hf_mllm": self.hf_mllm, "vllm": self.vllm}.get(self.backend)
+        return params | ({self.backend: options.sampling_params()} if options else {})

@@ -47,7 +47,7 @@ class TextToText:
             experience=self._experience,
         )
 
-    def _write(self, items: list[tuple[str, int]]) -> list[str]:
+    def _write(self, items: list[tuple[str, int]]) -> Sequence[str | RowError]:
         return self._engine.write(
             [prompt for prompt, _ in items], [rng_seed for _, rng_seed in items]
         )
@@ -76,6 +76,10 @@ def build_text_to_text(config: TextToTextConfig, expected_digest: str | None = N
     """
     if config.backend == "simulated":
         engine: TextEngine = SimulatedTextEngine(config.simulated)
+    elif config.backend == "vllm":
+        from actors.backends.vllm_engine import VllmEngine
+
+        engine = VllmEngine(config, expected_digest, has_images=False)
     else:
         from actors.backends.hf_mllm import HfMllmEngine
 

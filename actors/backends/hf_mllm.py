@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from transformers import LogitsProcessorList
 
+from actors.backends.chat import check_text_first, load_processor, question
 from actors.backends.devices import hide_progress_bars, pick_device, pick_dtype, watch_device
 from actors.backends.gumbel import GumbelSampler
 from actors.models import fetch_model, resolve_model
@@ -51,7 +52,7 @@ class HfMllmEngine:
         self._processor_lock = threading.Lock()
         self._images_kwargs = _size_kwargs(self._processor, config.hf_mllm.max_image_px)
         if config.hf_mllm.prompt_order == "text_first":
-            _check_text_first(self._processor)
+            check_text_first(self._processor)
         self._model.generation_config = _greedy(self._model.generation_config, self._processor)
 
     def describe(
@@ -61,13 +62,8 @@ class HfMllmEngine:
 
     def preprocess(self, images: list[Image.Image], instruction: str) -> dict[str, torch.Tensor]:
         """Everything the CPU does for a batch; pinned where a GPU will fetch it."""
-        question = {"type": "text", "text": instruction}
-        is_text_first = self._config.hf_mllm.prompt_order == "text_first"
-        contents = []
-        for image in images:
-            picture = {"type": "image", "image": image}
-            contents.append([question, picture] if is_text_first else [picture, question])
-        return self._tokenize(contents)
+        order = self._config.hf_mllm.prompt_order
+        return self._tokenize([question(instruction, order, image) for image in images])
 
     def describe_preprocessed(
         self, inputs: dict[str, torch.Tensor], rng_seeds: list[int]
@@ -142,26 +138,11 @@ def _size_kwargs(processor: Any, max_image_px: int) -> dict[str, Any]:
     return {"size": {"shortest_edge": min(size["shortest_edge"], longest), "longest_edge": longest}}
 
 
-def _check_text_first(processor: Any) -> None:
-    content = [{"type": "text", "text": "INSTRUCTION"}, {"type": "image"}]
-    text = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
-    if not 0 <= text.find("INSTRUCTION") < text.find(processor.image_token):
-        raise ValueError(
-            "field 'prompt_order' is 'text_first': the model's chat template puts pictures first "
-            "whatever the order; take 'image_first'"
-        )
-
-
 def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     hide_progress_bars()
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
-    processor: Any = AutoProcessor.from_pretrained(
-        str(folder), local_files_only=True, trust_remote_code=False
-    )
-    _try_template(folder, processor)
+    processor = load_processor(folder)
     # The answer has to follow the prompt directly, so short prompts are filled up in front.
     processor.tokenizer.padding_side = "left"
     if processor.tokenizer.pad_token is None:
@@ -174,20 +155,6 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         trust_remote_code=False,
     )
     return processor, model.eval()
-
-
-def _try_template(folder: Path, processor: Any) -> None:
-    """Renders the chat template once, in the library's sandbox: one that is missing, broken or
-    reaches for Python would fail every row of the run.
-    """
-    message = {"role": "user", "content": [{"type": "text", "text": "Hello."}]}
-    try:
-        processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
-    except Exception as error:
-        raise ValueError(
-            f"model folder {str(folder)!r} has no chat template that can be used: "
-            f"{type(error).__name__}: {error}"
-        ) from error
 
 
 def _greedy(own: Any, processor: Any) -> Any:

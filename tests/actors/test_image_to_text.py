@@ -6,7 +6,7 @@ from actors.engines import EngineDeadError
 from actors.image_to_text import ImageToText, ImageToTextConfig, build_image_to_text
 from actors.images import decode_image, encode_image
 from actors.prompts import INSTRUCTIONS
-from actors.reasons import Reason
+from actors.reasons import Reason, RowError
 from actors.records import Row
 from cluster.dispatch import BatchSteps
 
@@ -219,3 +219,24 @@ def test_the_text_rules_can_be_switched_off_and_the_record_says_so(has_rules: bo
     config = ImageToTextConfig(has_text_rules=has_rules)
     (row,) = ImageToText(_Tells(), config)(_rows("a"))
     assert bool(row["error"]) == bool(config.sampling_params()["text_rules"]) == has_rules
+
+
+class _TellsWhich:
+    """An engine that answers each row on its own, and knows which one failed."""
+
+    def __init__(self) -> None:
+        self.num_calls = 0
+
+    def describe(self, images: list, instruction: str, rng_seeds: list[int]) -> list:
+        self.num_calls += 1
+        refused = RowError(Reason.ENGINE_ERROR, "the prompt is too long")
+        return [refused if seed == 1 else "a star" for seed in rng_seeds]
+
+
+def test_a_row_that_the_engine_says_has_failed_is_not_asked_again_nor_are_the_others() -> None:
+    engine = _TellsWhich()
+    rows = ImageToText(engine, ImageToTextConfig())(_rows("a", "b", "c"))
+    told = [row["error"] for row in rows]
+    assert told == [None, "engine_error: the prompt is too long", None]
+    assert (engine.num_calls, rows[1]["error_attempts"]) == (1, 1)
+    assert "description" not in rows[1]

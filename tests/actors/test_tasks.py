@@ -84,7 +84,7 @@ def test_a_model_that_is_not_from_the_hub_is_pinned_as_it_is(
 
 def test_the_two_tasks_of_a_language_model_differ_in_their_defaults_alone() -> None:
     shared = {"backend", "model", "max_new_tokens", "temperature", "top_p", "dtype", "device"}
-    shared |= {"hf_mllm", "simulated", "stop_strings"}
+    shared |= {"hf_mllm", "vllm", "simulated", "stop_strings"}
     assert {field.name for field in fields(TextToTextConfig)} == shared
     assert {field.name for field in fields(ImageToTextConfig)} - shared == {
         "instruction_id",

