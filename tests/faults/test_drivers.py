@@ -4,6 +4,7 @@ import logging
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 # The goal is 20 s and Ray's start, on a quiet machine.
 DRIVER_BACK_S = 150
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+DAY_S = 24 * 3600.0
 STABLE = ("pair_id", "prompt", "parent_id", "image_sha256", "description")
 
 
@@ -129,31 +130,38 @@ def test_two_drivers_on_one_prefix_of_s3_commit_each_unit_once(
     check_whole(output, tmp_path / "draw.log", 60, most=2.0)
 
 
+@pytest.fixture
+def shift_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Seconds that the wall clock of every process started from here on is ahead by."""
+    library, path = tmp_path / "clock_shift.so", tmp_path / "shift"
+    source = cli.ROOT / "tests" / "support" / "clock_shift.c"
+    compile_it = ["cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source), "-ldl"]
+    subprocess.run(compile_it, check=True)
+    path.write_bytes(struct.pack("d", 0.0))
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+    monkeypatch.setenv("CLOCK_SHIFT", str(path))
+    return path
+
+
+def _shift(path: Path, shift_s: float) -> None:
+    with path.open("r+b") as file:  # in place: the processes have mapped it
+        file.write(struct.pack("d", shift_s))
+
+
 @pytest.mark.faults
-@pytest.mark.skipif(not FAKETIME.exists(), reason="libfaketime (Debian: faketime) is not installed")
-def test_a_clock_that_jumps_changes_nothing_but_the_times_told(tmp_path: Path) -> None:
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_a_clock_that_jumps_changes_nothing_but_the_times_told(
+    tmp_path: Path, shift_file: Path
+) -> None:
     """Three days ahead, then three back, for the driver and all of its Ray."""
     output, log = tmp_path / "run", tmp_path / "draw.log"
-    offset = tmp_path / "offset"
-    offset.write_text("+0\n")
-    env = {
-        "LD_PRELOAD": str(FAKETIME),
-        "FAKETIME_TIMESTAMP_FILE": str(offset),
-        "FAKETIME_NO_CACHE": "1",
-        # The wall clock only: what measures time inside Ray and here is the monotonic one.
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "DONT_FAKE_MONOTONIC": "1",
-    }
     slow = ["generator.simulated.call_s=1", "unit_size=2"]
     words = words_of(tmp_path, *slow, num_seeds=12)
-    process = cli.start(["run", *words, "--json"], env=env)
-    try:
-        for days, goal in (("+3d", 3), ("-3d", 8)):
-            wait_for(lambda goal=goal: len(receipts_of(output)) >= goal, process)
-            offset.write_text(f"{days}\n")
-        _, err = process.communicate(timeout=120)
-    finally:
-        process.kill()
+    process = cli.start(["run", *words, "--json"])
+    for days, goal in ((3, 3), (-3, 8)):
+        wait_for(lambda goal=goal: len(receipts_of(output)) >= goal, process)
+        _shift(shift_file, days * DAY_S)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     check_whole(output, log, 36, most=1.0)
     jumped = read_pairs(output)
