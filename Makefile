@@ -27,9 +27,23 @@ VLLM_PIP := $(VLLM)/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--extr
 demo: $(VENV)/.demo
 	$(BIN)/pairloom run conf/synergy.yaml output=$(OUTPUT) seeds.limit=32
 	$(BIN)/pairloom look $(OUTPUT)
+	$(BIN)/pairloom gallery $(OUTPUT)
 
 test: $(VENV)/.dev
 	$(PYTEST)
+
+# Debian's Chromium and axe-core (MPL-2.0: fetched, not shipped); both stay once they are there.
+AXE_VERSION := 4.14.1
+AXE := out/axe/package/axe.min.js
+.PHONY: test-browser
+test-browser: $(VENV)/.dev $(AXE)
+	command -v chromium chromedriver >/dev/null || { apt-get update && \
+		apt-get install -y --no-install-recommends chromium chromium-driver; }
+	$(PYTEST) -m browser tests/browser
+
+$(AXE):
+	mkdir -p out/axe
+	cd out/axe && npm pack --silent axe-core@$(AXE_VERSION) && tar xzf axe-core-$(AXE_VERSION).tgz
 
 test-slow: $(VENV)/.dev
 	$(PYTEST) -m slow --timeout 1800
@@ -83,6 +97,10 @@ benchmark-publish: $(VENV)/.dev
 
 benchmark-overlap: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/encode_overlap.py
+
+.PHONY: benchmark-gallery
+benchmark-gallery: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/gallery_size.py
 
 .PHONY: bench-gpu
 # Both in ten minutes: what does not fit is named. Longer: either script alone, --budget-s.

@@ -142,9 +142,10 @@ def _head(status: Status, turning: int, rounds: str, *, is_loop: bool) -> str:
 
 
 def _by_weight(weights: Sequence[float]) -> list[int]:
-    """The rounds that took words, the one that took most first; three at most."""
+    """The rounds that took most words, three at most: the worst, then the others in order."""
     took = [at for at in range(len(weights)) if weights[at]]
-    return sorted(took, key=lambda at: (-weights[at], -at))[:NUM_ROUNDS_TOLD]
+    worst, *rest = sorted(took, key=lambda at: (-weights[at], -at))[:NUM_ROUNDS_TOLD]
+    return [worst, *sorted(rest)]
 
 
 def _broken_off(failed: Row, kept: list[float], left: str) -> Verdict:

@@ -206,7 +206,7 @@ def _by_round(
     html = ""
     if all(one is None or one[0] >= 0 for one in quartiles):
         html = quartile_lines(name, quartiles, [f"round {r}" for r in indices], "", top)
-    header = ["", "lower quartile", "median", "upper quartile", "pairs"]
+    header = ["round", "lower quartile", "median", "upper quartile", "pairs"]
     return html + table(name, header, rows)
 
 

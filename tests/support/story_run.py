@@ -25,12 +25,12 @@ KEPT = (
     "a small blue square below a large red circle above",
     "a large red circle above a small blue square",
 )
-# Round 1 takes red, circle, blue and square at once: four of seven words.
+# Round 1 takes large, red, circle, blue and square at once: five of seven words.
 LOST = (
     "a large red circle above a small blue square",
     "a large red circle above a small blue square",
-    "a large green star above a small yellow cross",
-    "a large green star above a small yellow cross",
+    "a tiny green star above a small yellow cross",
+    "a tiny green star above a small yellow cross",
 )
 DRIFTED = (
     "two purple triangles beside an orange cross",
@@ -77,7 +77,7 @@ class StoryRun(RunWriter):
     def _story(self, chain: int, at: int) -> str:
         number = chain // len(STORIES)
         text = STORIES[chain % len(STORIES)][min(at, 3)]
-        return f"{text} number {number}" if number else text
+        return f"{text} n{number}" if number else text
 
     def _write_run(self) -> None:
         self.seeds = [self._story(chain, 0) for chain in range(self.num_seeds)]

@@ -61,7 +61,7 @@ pairloom.details = (() => {
     close.type = "button";
     close.addEventListener("click", () => dialog().close());
     const alt = row.text ? `Picture: ${row.text}` : "Picture";
-    const column = make("div", "", text, make("p", "why", `${chain.head}: ${chain.why}`), facts(row), scoreList(row));
+    const column = make("div", "", text, make("p", "why", `${chain.head}. ${chain.why}`), facts(row), scoreList(row));
     dialog().replaceChildren(
       make("header", "", title, make("p", "turns-buttons", button("Round before", -1, at > 0), button("Next round", 1, at + 1 < chain.rows.length), close)),
       make("div", "pair", make("div", "large", picture(context.head, page, row, alt)), column),

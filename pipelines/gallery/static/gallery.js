@@ -11,6 +11,7 @@
   let index = null;
   let rows = [];
   let pageAt = 0;
+  let asked = ""; // the state of the fields that is shown
   let turn = 0; // of the last update: an older one that ends later is dropped
 
   const plural = (number, word) => `${number.toLocaleString("en")} ${word}${number === 1 ? "" : "s"}`;
@@ -29,7 +30,7 @@
     const turned = [...Array(head.num_rounds).keys()].map((r) => [turnedIn(r, ["lost", "drifted"]), -r]);
     const [most, round] = turned.reduce((a, b) => (b[0] > a[0] ? b : a), [0, 0]);
     const told = `${plural(head.num_pairs, "pair")} of ${plural(head.num_chains, "chain")} over ${plural(head.num_rounds, "round")}. ${kept.toLocaleString("en")} kept the meaning of their seed${parts.length ? `, ${parts.join(", ")}` : ""}.`;
-    return most ? `${told} Most of it went in round ${-round}.` : told;
+    return most ? `${told} Most meaning went in round ${-round}.` : told;
   };
 
   const filterButton = (className, field, value, ...children) => {
@@ -126,6 +127,7 @@
   const update = async () => {
     const mine = ++turn;
     const wanted = state();
+    asked = JSON.stringify(wanted);
     const found = await pairloom.query.select(index, wanted);
     if (mine !== turn) {
       return;
@@ -147,9 +149,13 @@
     $("strips").replaceChildren(...places.map((one, at) => pairloom.strips.strip(context(), pages[at], Object.keys(pages[at].chains)[one.row])));
     const numPages = Math.ceil(rows.length / PER_PAGE);
     const isAll = rows.length === index.num;
-    $("count").textContent = rows.length ? `${isAll ? "All" : "Found"} ${plural(rows.length, "chain")}` : "No chain is like that: clear a filter.";
+    $("count").textContent = rows.length ? `${isAll ? "All" : "Found"} ${plural(rows.length, "chain")}` : index.num ? "No chain is like that: clear a filter." : "Nothing is committed yet.";
     $("pager").hidden = numPages < 2;
     $("page-number").textContent = `Page ${pageAt + 1} of ${numPages.toLocaleString("en")}`;
+    $("more").addEventListener("click", () => {
+      const isOpen = $("filters").classList.toggle("is-open");
+      $("more").setAttribute("aria-expanded", String(isOpen));
+    });
     $("page-before").disabled = pageAt === 0;
     $("page-next").disabled = pageAt + 1 >= numPages;
     for (const button of document.querySelectorAll("[data-field]")) {
@@ -249,15 +255,22 @@
 
   const listen = () => {
     let timer = 0;
-    $("filters").addEventListener("input", () => {
+    const soon = () => {
       clearTimeout(timer);
-      timer = setTimeout(changed, 120);
-    });
+      // A field that is left says once more what it said as it was typed in.
+      timer = setTimeout(() => JSON.stringify(state()) !== asked && changed(), 120);
+    };
+    $("filters").addEventListener("input", soon);
+    $("filters").addEventListener("change", soon);
     $("filters").addEventListener("submit", (event) => event.preventDefault());
     $("reset").addEventListener("click", (event) => {
       event.preventDefault();
       restore(DEFAULTS);
       changed();
+    });
+    $("more").addEventListener("click", () => {
+      const isOpen = $("filters").classList.toggle("is-open");
+      $("more").setAttribute("aria-expanded", String(isOpen));
     });
     $("page-before").addEventListener("click", () => toPage(-1));
     $("page-next").addEventListener("click", () => toPage(1));

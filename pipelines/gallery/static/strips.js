@@ -31,9 +31,10 @@ pairloom.strips = (() => {
     const perSprite = columns * columns;
     const file = sheet.files[Math.floor(place / perSprite)];
     const at = place % perSprite;
-    // A sprite is as wide as what is in it: the last of a commit may hold fewer.
     const svg = document.createElementNS(SVG, "svg");
-    svg.setAttribute("viewBox", `${(at % columns) * cellWidth} ${Math.floor(at / columns) * cellHeight} ${width} ${height}`);
+    // Half a pixel in: an enlarged edge would take colour from the picture beside it.
+    const [left, top] = [(at % columns) * cellWidth + 0.5, Math.floor(at / columns) * cellHeight + 0.5];
+    svg.setAttribute("viewBox", `${left} ${top} ${width - 1} ${height - 1}`);
     svg.setAttribute("role", "img");
     svg.setAttribute("aria-label", alt);
     svg.classList.add("picture");
@@ -55,7 +56,7 @@ pairloom.strips = (() => {
     meter.max = 100;
     meter.value = kept;
     meter.setAttribute("aria-label", `words of the seed kept in round ${row.round_index}`);
-    return make("p", "kept-bar", meter, make("span", "", `${kept}% of the seed`));
+    return make("p", "kept-bar", meter, make("span", "", `${kept}% of seed words`));
   };
 
   const scoreList = (row) => {

@@ -53,7 +53,7 @@ def test_every_chain_is_there_with_its_rounds_and_its_verdict(
     assert [one["status"] for one in told] == ["kept", "lost", "drifted", "lost", "failed"]
     assert [one["turning"] for one in told[:3]] == [None, 1, 2]
     assert [row["text"] for row in told[1]["rows"]] == list(STORIES[1][1:])
-    assert [row["drift"] for row in told[1]["rows"]] == [0, 57, 57]
+    assert [row["drift"] for row in told[1]["rows"]] == [0, 71, 71]
     broken = told[FAILED_CHAIN]["rows"]
     assert (broken[1]["reason"], broken[1]["picture"][1:]) == ("engine_error", [48, 48])
     assert "describe" in told[FAILED_CHAIN]["head"]
@@ -179,6 +179,15 @@ def test_a_reader_never_sees_half_a_file_while_the_site_grows(tmp_path: Path) ->
     is_over.set()
     reader.join()
     assert broken == []
+
+
+def test_a_run_that_has_committed_nothing_yet_has_a_gallery(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    run = StoryRun(folder=tmp_path / "run")
+    head = build(run, tmp_path / "g").get("head")
+    assert head is not None
+    assert (head["num_chains"], head["segments"], head["is_finished"]) == (0, [], False)
+    assert "Nothing is committed yet" in (tmp_path / "g" / "report.html").read_text()
 
 
 def test_damaged_rows_are_an_error_that_names_the_file(run: StoryRun, tmp_path: Path) -> None:

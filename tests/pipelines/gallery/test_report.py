@@ -70,7 +70,7 @@ def test_what_was_replayed_is_no_error_any_more(run: StoryRun) -> None:
 
 def test_drift_has_median_and_quartiles_by_round(run: StoryRun) -> None:
     found = rows_of(report(run), "Drift by round: median and quartiles, percent")
-    # four chains in round 1: 0, 0, 57 and the hostile one
+    # four chains in round 1: 0, 0, 71 and the hostile one
     assert found[1][0] == "round 1"
     assert [found[1][at] for at in (1, 4)] == ["0", "4"]
 
