@@ -125,8 +125,8 @@ def _summary(facts: Facts, plan: Plan) -> str:
     rows = f"{_num_rows(plan):,} pairs of a picture and its description"
     return (
         f"{rows} from {facts.num_chains:,} chains of up to {facts.num_rounds} rounds: {splits}"
-        f"{chains}. {pictures}Each row says from which seed, prompt, models and random numbers "
-        "it came."
+        f"{chains}. A chain is what grew from one seed text. {pictures}Each row says from which "
+        "seed, prompt, models and random numbers it came."
     )
 
 

@@ -3,13 +3,16 @@
 Limits: as `card.py`.
 """
 
+import io
 from collections.abc import Iterator, Sequence
 from typing import cast
 
 from actors.records import Row
+from pipelines.contact_sheet import draw_sheet
 from pipelines.publish.citations import METHOD, cite, hub_page
 from pipelines.publish.facts import MODELS, Facts, sampling_params
 
+EXAMPLE_KEY = "example.png"
 # Names that a reader understands, and in which direction the score is better.
 _MEANINGS = {
     "clip_similarity": "picture and its prompt",
@@ -34,10 +37,22 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def example(facts: Facts) -> str:
-    """The texts of one chain."""
+    """One chain in pictures, and its texts in full."""
     rows = [["seed", _cell(facts.example[0]["seed"])]]
     rows += [[f"round {row['round_index']}", _cell(row["description"])] for row in facts.example]
-    return f"`{facts.example[0]['chain_id']}`\n\n{table(['', 'text'], rows)}"
+    said = (
+        f"What grew from one seed (`{facts.example[0]['chain_id']}`), round by round, and what the "
+        "captioner said of each picture:"
+    )
+    picture = f"![The pictures of one chain, round by round]({EXAMPLE_KEY})"
+    return f"{said}\n\n{picture}\n\n{table(['', 'text'], rows)}"
+
+
+def draw_example(facts: Facts) -> bytes:
+    """The chain of `example` as a film strip, a PNG."""
+    sink = io.BytesIO()
+    draw_sheet([facts.example], facts.num_rounds).save(sink, "PNG")
+    return sink.getvalue()
 
 
 def how_it_was_made(facts: Facts) -> str:

@@ -28,7 +28,7 @@ MODELS = ("generator", "captioner")
 # What `judge_run` is to read for this module.
 FACT_COLUMNS = (*SCORES, *TIMES)
 _CONSTANT = [*MODELS, "instruction", "instruction_id", "width", "height"]
-_EXAMPLE = ["chain_id", "round_index", "seed", "description"]
+_EXAMPLE = ["chain_id", "round_index", "seed", "description", "image"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +160,7 @@ def _cost(judged: Judged, record: dict[str, Any]) -> Cost:
 
 
 def _example(ledger: Ledger, judged: Judged, plan: Plan) -> list[Row]:
-    """The first chain that kept most of its rounds; the texts only."""
+    """The first chain that kept most of its rounds."""
     kept = np.flatnonzero(judged.is_kept)
     chains = judged.table.column("chain_id").to_pylist()
     # The first file with a kept pair is one unit in one round: its chains are looked at.

@@ -3,7 +3,7 @@
     publish.json      whose place this is                 (first)
     data/...          the pairs; or images/, train/, ...
     dropped.parquet   what the filter left out, and why
-    README.md         the card
+    README.md         the card, with example.png: one chain as a film strip
     manifest.json     every file with its hash            (last)
 
 Each step is a pure function of the run and the config, and each file is put if absent: the same
@@ -31,6 +31,7 @@ from pipelines import seeds as seed_tables
 from pipelines.filters import Judged, judge_run
 from pipelines.filters.report import decisions, digest_commits
 from pipelines.publish.card import write_card
+from pipelines.publish.card_parts import EXAMPLE_KEY, draw_example
 from pipelines.publish.config import PublishConfig
 from pipelines.publish.destination import CARD_KEY, Destination, FileEntry
 from pipelines.publish.facts import FACT_COLUMNS, gather_facts
@@ -106,6 +107,7 @@ def _write(
     entries = [place.claim_entry(), *write_pairs(job)]
     if config.filter.asked:
         entries.append(_write_dropped(judged, config, place))
+    entries.append(place.put(EXAMPLE_KEY, draw_example(facts)))
     card = write_card(facts, plan, config, schema.names)
     entries.append(place.put(CARD_KEY, card.encode()))
     return place.finish(_head(run, receipts, judged, plan, config), entries)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 import yaml
 from corrupt import RunWriter, put_json
+from PIL import Image
 from publishing import publish_run
 from scored import add_columns
 
@@ -136,6 +137,15 @@ def test_the_cost_is_that_of_models_at_work(whole: RunWriter, tmp_path: Path) ->
     hours = 115 * (36.0 + 1.8) / 3600
     assert f"{hours:.3g} GPU-hours, {2 * hours:.2f} at 2 a GPU-hour" in text
     assert "39.6 s a published pair" in text
+
+
+def test_one_chain_is_shown_in_pictures_and_words(whole: RunWriter, tmp_path: Path) -> None:
+    _, text = card_of(whole, tmp_path / "out")
+    assert "](example.png)" in text
+    assert "| round 2 | what 0 looks like in round 2 |" in text
+    strip = Image.open(tmp_path / "out" / "example.png").convert("RGB")
+    shown = {colour for _, colour in strip.getcolors(1 << 20) or []}
+    assert {(0, r, 0) for r in range(3)} <= shown
 
 
 def test_what_is_not_known_is_said(run: RunWriter, tmp_path: Path) -> None:
