@@ -37,7 +37,7 @@ AXE_VERSION := 4.14.1
 AXE := out/axe/package/axe.min.js
 .PHONY: test-browser
 test-browser: $(VENV)/.dev $(AXE)
-	command -v chromium chromedriver >/dev/null || { apt-get update && \
+	command -v chromium >/dev/null && command -v chromedriver >/dev/null || { apt-get update && \
 		apt-get install -y --no-install-recommends chromium chromium-driver; }
 	$(PYTEST) -m browser tests/browser
 
@@ -152,6 +152,10 @@ $(VENV)/.demo: pyproject.toml $(CONSTRAINTS)
 $(VENV)/.dev: $(VENV)/.demo
 	$(PIP) -c $(CONSTRAINTS) -e '.[dev]'
 	touch $@
+
+.PHONY: benchmark-captioners
+benchmark-captioners: $(VLLM)/.ready
+	$(VLLM)/bin/python tests/benchmarks/captioners.py
 
 # torchaudio and torchcodec are CUDA builds that die when imported, and nothing here hears or films:
 # without them vLLM does without. torchvision it cannot do without: see tests/support/mend_torchvision.py.
