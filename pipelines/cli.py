@@ -96,10 +96,11 @@ class _CurrentStderr(logging.StreamHandler[TextIO]):
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Lets `--json` stand before, between and after the words, which argparse alone does not."""
+    """Lets options stand before, between and after the words, which argparse alone does not."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
-    words = [word for word in rest if "=" in word and not word.startswith("-")]
+    has_place = getattr(arguments, "verb", "") == "gallery"  # whose DEST is one of its words
+    words = [one for one in rest if not one.startswith("-") and ("=" in one or has_place)]
     if rest != words or (rest and not hasattr(arguments, "words")):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:

@@ -205,7 +205,10 @@ def test_the_command_line_puts_it_beside_the_run(
     assert json.loads(said[-1])["num_pairs"] == 13
     assert (run.folder / "gallery" / "index.html").is_file()
     assert (run.folder / "gallery" / "report.html").is_file()
+    assert cli.main(["gallery", str(run.folder), "--follow", str(run.folder / "other")]) == 0
+    assert (run.folder / "other" / "index.html").is_file()
     assert cli.main(["gallery", str(run.folder), "thumbnail=32"]) == 2
+    assert cli.main(["gallery", str(run.folder), "a", "b"]) == 2
     assert cli.main(["gallery", str(run.folder / "nowhere")]) == 2
 
 
