@@ -1,7 +1,7 @@
 """What the filters of a run have dropped, from the tables that `pairloom filter` left beside it.
 
-Limits: tables of other commits than those that are there now are left out, they judged another
-dataset.
+Limits: the ids of dropped pairs are in memory, some 100 bytes each. Tables of other commits than
+those that are there now are left out: they judged another dataset.
 """
 
 import io
@@ -13,7 +13,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from cluster.ledger import Ledger
+from cluster.receipts import Receipt
+from pipelines.filters.columns import in_order, read_columns
 from pipelines.filters.report import FOLDER, digest_commits
+
+_SECONDS = ("pair_id", "draw_s", "describe_s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +27,7 @@ class Drops:
     digest: str
     asked: str  # the filter as JSON
     kept: dict[int, int]
+    kept_s: dict[str, float]  # seconds to draw and to describe the pairs that it keeps
     reasons: dict[str, int]
 
 
@@ -31,12 +36,14 @@ def read_drops(ledger: Ledger) -> list[Drops]:
     keys = ledger.store.list(FOLDER)
     if not keys:
         return []
-    commits = digest_commits(ledger.receipts())
-    return [_read(ledger, key) for key in keys if key.endswith(f"/{commits}.parquet")]
+    receipts = ledger.receipts()
+    commits = digest_commits(receipts)
+    found = [key for key in keys if key.endswith(f"/{commits}.parquet")]
+    return [_read(ledger, key, receipts) for key in found]
 
 
-def _read(ledger: Ledger, key: str) -> Drops:
-    kept, reasons = Counter[int](), Counter[str]()
+def _read(ledger: Ledger, key: str, receipts: list[Receipt]) -> Drops:
+    kept, reasons, dropped = Counter[int](), Counter[str](), set[str]()
     with pq.ParquetFile(io.BytesIO(ledger.store.read(key))) as file:
         metadata: dict[bytes, bytes] = file.schema_arrow.metadata or {}
         for batch in file.iter_batches(columns=["pair_id", "is_kept", "reason"]):
@@ -46,12 +53,25 @@ def _read(ledger: Ledger, key: str) -> Drops:
                     kept[int(row["pair_id"].rpartition("-")[2])] += 1
                 else:
                     reasons[row["reason"]] += 1
+                    dropped.add(row["pair_id"])
     return Drops(
         digest=key.split("/")[1],
         asked=_asked(metadata.get(b"pairloom.filter", b"{}")),
         kept=dict(sorted(kept.items())),
+        kept_s=_seconds(ledger, receipts, dropped),
         reasons=dict(reasons.most_common()),
     )
+
+
+def _seconds(ledger: Ledger, receipts: list[Receipt], dropped: set[str]) -> dict[str, float]:
+    total = {"draw": 0.0, "describe": 0.0}
+    for columns in read_columns(ledger.store.uri, in_order(receipts), _SECONDS):
+        rows: list[dict[str, Any]] = columns.table.to_pylist()
+        for row in rows:
+            if row["pair_id"] not in dropped:
+                for verb in total:
+                    total[verb] += row[f"{verb}_s"] or 0.0
+    return total
 
 
 def _asked(data: bytes) -> str:

@@ -244,6 +244,13 @@ def _effort(overview: Overview, effort: Effort, drops: Sequence[Drops]) -> str:
         "so these are not told apart. Held: from the begin of the run to its last commit, pauses "
         "between attempts included, with the replicas that it was begun with.</p>"
     )
+    for one in drops:
+        caption = f"Seconds on pairs that filter {one.digest[:8]} keeps and drops"
+        split = [
+            [pool.name, f"{kept:,.1f}", f"{max(0.0, pool.busy_s - kept):,.1f}"]
+            for pool, kept in zip(effort.pools, one.kept_s.values(), strict=True)
+        ]
+        html += table(caption, ["pool", "kept, s", "dropped, s"], split)
     return html + _cost(overview, effort, drops)
 
 
@@ -255,24 +262,30 @@ def _cost(overview: Overview, effort: Effort, drops: Sequence[Drops]) -> str:
         busy = f"{effort.busy_gpu_h:.3f} GPU-hours"
         return f"<p>{busy} went into pairs; how many were held is not known.</p>"
     num_pairs = overview.sums.get("num_pairs", 0)
-    rows = [
-        ["pairs", f"{effort.busy_gpu_h:.3f}"],
-        ["rest: failed, loading, idle", f"{max(0.0, held - effort.busy_gpu_h):.3f}"],
-        ["all", f"{held:.3f}"],
-    ]
-    header = ["what for", "GPU-hours"]
+    parts = [("pairs", effort.busy_gpu_h)]
+    for one in drops:
+        seconds = zip(effort.pools, one.kept_s.values(), strict=True)
+        kept_gpu_h = sum(pool.num_gpus * kept for pool, kept in seconds) / 3600
+        name = f"filter {one.digest[:8]}"
+        parts.append((f"of them what {name} keeps", kept_gpu_h))
+        parts.append((f"of them what {name} drops", effort.busy_gpu_h - kept_gpu_h))
+    parts.append(("rest: failed, loading, idle", max(0.0, held - effort.busy_gpu_h)))
+    parts.append(("all", held))
     if price is None:
         note = '<p class="note">Without a price: give <code>gpu_hour_price=</code>.</p>'
-        return table("GPU-hours", header, rows) + note
-    rows = [[*row, f"{float(row[1]) * price:.2f}"] for row in rows]
-    html = table(f"GPU-hours and cost at {price:g} a GPU-hour", [*header, "cost"], rows)
+        rows = [[name, f"{hours:.3f}"] for name, hours in parts]
+        return table("GPU-hours", ["what for", "GPU-hours"], rows) + note
+    rows = [[name, f"{hours:.3f}", f"{hours * price:.2f}"] for name, hours in parts]
+    caption = f"GPU-hours and cost at {price:g} a GPU-hour"
+    html = table(caption, ["what for", "GPU-hours", "cost"], rows)
     if num_pairs:
         html += f"<p>A pair cost {held * price / num_pairs:.3g}."
-        kept = sum(drops[0].kept.values()) if drops else 0
-        if kept:
-            html += (
-                f" A pair that filter {drops[0].digest[:8]} keeps cost {held * price / kept:.3g}."
-            )
+        for one in drops:
+            kept = sum(one.kept.values())
+            if kept:
+                html += (
+                    f" A pair that filter {one.digest[:8]} keeps cost {held * price / kept:.3g}."
+                )
         html += "</p>"
     return html
 

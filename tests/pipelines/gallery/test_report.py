@@ -88,7 +88,7 @@ def test_cost_is_split_into_pairs_and_the_rest(run: StoryRun) -> None:
     # nine commits 4 s apart: 32 s, two pools of two GPUs: 128 GPU-seconds at 1 a second
     found = rows_of(html, "GPU-hours and cost at 3600 a GPU-hour")
     assert [row[0] for row in found] == ["pairs", "rest: failed, loading, idle", "all"]
-    assert [round(float(row[2])) for row in found] == [11, 119, 130]
+    assert [float(row[2]) for row in found] == [9.75, 118.25, 128.0]
     assert "A pair cost 9.85" in html
 
 
@@ -98,11 +98,12 @@ def test_the_price_of_the_run_is_used_where_none_is_given(run: StoryRun) -> None
 
 
 def test_filters_and_scores_that_are_there_are_told(run: StoryRun) -> None:
+    set_pools(run)
     field = pa.field("clip_similarity", pa.float32())
     add_columns(run.folder, [field], lambda row: {"clip_similarity": 0.1 + row["round_index"] / 10})
     keep = from_dict(FilterConfig, {}, "of the test", ["clip_similarity.min=0.2"])
     digest = filter_run(str(run.folder), keep).digest[:8]
-    html = report(run)
+    html = report(run, gpu_hour_price=3600.0)
     assert f"kept by filter {digest}" in html
     found = rows_of(html, "What became of the chains in each round")
     assert [row[4] for row in found] == ["0", "4", "4"]
@@ -110,6 +111,12 @@ def test_filters_and_scores_that_are_there_are_told(run: StoryRun) -> None:
         ["clip_similarity_low", "5"]
     ]
     assert [row[2] for row in rows_of(html, "clip similarity by round")] == ["0.1", "0.2", "0.3"]
+    assert rows_of(html, f"Seconds on pairs that filter {digest} keeps and drops") == [
+        ["generator", "4.0", "2.5"],
+        ["captioner", "2.0", "1.2"],
+    ]
+    cost = rows_of(html, "GPU-hours and cost at 3600 a GPU-hour")
+    assert [float(row[2]) for row in cost] == [9.75, 6.0, 3.75, 118.25, 128.0]
 
 
 class _Tags(HTMLParser):
