@@ -10,8 +10,8 @@ in headless Chromium until its first twenty strips are drawn, searched, sorted, 
 
 Goal: open in 2 s.
 
-Limits: builds are one repeat, opens several; files are in the page cache. Pictures are flat, so the
-size of a real gallery is that of its thumbnails: 2 to 8 KB each at 192 px.
+Limits: builds are one repeat, opens several; files are in the page cache. Pictures are flat and
+small: the size of a real gallery is that of its thumbnails.
 """
 
 import os
