@@ -55,7 +55,7 @@ soak: $(VENV)/.dev
 	$(PYTEST) -m soak --timeout 7200
 
 .PHONY: test-vllm
-# About ten minutes, most of it engines that start; before that, once, 4 GB to install.
+# About five minutes, most of it engines that start; before that, once, some 4 GB to install.
 test-vllm: $(VLLM)/.ready
 	RAY_worker_niceness=0 $(VLLM)/bin/pytest -m vllm tests/vllm --timeout 1200
 
