@@ -8,7 +8,7 @@ cluster.
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -30,6 +30,8 @@ class BatchSteps(Protocol):
 
 
 PoisonKind = Literal["replica_died", "call_timeout", "engine_dead", "wrong_row_count"]
+EndKind = PoisonKind | Literal["node_lost", "moved"]
+ReplicaState = Literal["ready", "loading", "pending", "leaving", "over"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,13 @@ class PoolConfig:
     """How many replicas of one model there are, what each holds, and how much failure is borne."""
 
     num_replicas: int = 1
+    """With `min_replicas` the most that there may be."""
+    min_replicas: int | None = None
+    """The pool grows and shrinks with its work, between this and `num_replicas`, and a replica that
+    is not there holds no GPU: a cluster that scales brings nodes for those to come and takes the
+    empty ones back. 0 where no pool should hold a GPU without work. null: always all."""
+    idle_s: float = 120.0
+    """For so long fewer replicas must have done before any go; more than a load takes."""
     num_gpus: float = 0.0
     """GPUs of one replica: a fraction lets several share one."""
     num_cpus: float = 1.0
@@ -75,10 +84,22 @@ class PoolConfig:
         _require("max_attempts", self.max_attempts, self.max_attempts >= 2, "at least 2")
         for name in ("num_gpus", "num_cpus", "max_restarts"):
             _require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
-        for name in ("load_timeout_s", "call_timeout_s"):
+        is_between = 0 <= (self.min_replicas or 0) <= self.num_replicas
+        _require("min_replicas", self.min_replicas, is_between, "from 0 to num_replicas")
+        for name in ("load_timeout_s", "call_timeout_s", "idle_s"):
             _require(name, getattr(self, name), getattr(self, name) > 0, "seconds above 0")
         is_possible = self.num_gpus <= 1 or self.num_gpus == int(self.num_gpus)
         _require("num_gpus", self.num_gpus, is_possible, "a fraction up to 1 or whole")
+
+    @property
+    def is_elastic(self) -> bool:
+        """The pool sizes itself."""
+        return self.least_replicas < self.num_replicas or self.min_replicas == 0
+
+    @property
+    def least_replicas(self) -> int:
+        """As many are asked for at the start; with fewer, nothing gets done."""
+        return self.num_replicas if self.min_replicas is None else max(1, self.min_replicas)
 
     @property
     def max_in_flight(self) -> int:
@@ -96,7 +117,8 @@ class PoolStats:
     """Counts since the pool started; `busy_s` sums the seconds spent inside batch functions."""
 
     num_replicas: int
-    """As many as there are to be now: `PoolConfig.num_replicas`, or what `resize` said last."""
+    """As many as there are to be now: `PoolConfig.num_replicas`, what `resize` said last, or what
+    the work of an elastic pool asks for."""
     num_replicas_ready: int
     num_loads: int
     num_restarts: int
@@ -117,6 +139,10 @@ class PoolStats:
     last_failure: str = ""
     waiting: str = ""
     """Which replicas are not at work and what for, as a text to log; empty when all are."""
+    queue_rows: int = 0
+    replica_states: Mapping[ReplicaState, int] = field(default_factory=dict[ReplicaState, int])
+    retries: Mapping[EndKind, int] = field(default_factory=dict[EndKind, int])
+    """`num_retries` by how the call before had ended."""
 
 
 @dataclass(frozen=True)
@@ -171,12 +197,13 @@ class BatchQueue:
     def pop(self) -> Batch:
         return heapq.heappop(self._heap)
 
+    @property
+    def num_rows(self) -> int:
+        return sum(batch.num_rows for batch in self._heap)
+
     def take_all(self) -> list[Batch]:
         taken, self._heap = self._heap, []
         return taken
-
-
-EndKind = PoisonKind | Literal["node_lost", "moved"]
 
 
 @dataclass(frozen=True)
@@ -213,6 +240,18 @@ class Slot:
     end: End | None = None
     has_blamed: bool = False
     """Some batch already answers for the end of this life."""
+
+
+def state_of(slot: Slot) -> ReplicaState:
+    """Where a life is; `pending` while it waits for resources, `loading` also while it proves
+    itself, `over` until the next life begins."""
+    if slot.is_over or slot.end:
+        return "over"
+    if slot.is_leaving:
+        return "leaving"
+    if slot.is_ready:
+        return "ready"
+    return "loading" if slot.pid else "pending"
 
 
 def note_seconds(slot: Slot, seconds: float) -> None:
@@ -265,13 +304,14 @@ def restart_delay_s(num_deaths: int) -> float:
 
 def describe_waiting(slots: Iterable[Slot], config: PoolConfig, now_s: float) -> str:
     """Which replicas get no work, why and for how long; empty when all do."""
-    idle = [slot for slot in slots if slot.is_leaving or not slot.is_ready]
-    over = [slot for slot in idle if slot.is_over or slot.end]
-    alive = [slot for slot in idle if slot not in over]
-    leaving = [slot for slot in alive if slot.is_leaving]
-    unplaced = [slot for slot in alive if not slot.pid]
-    proving = [slot for slot in alive if slot.is_proving and not slot.is_leaving]
-    loading = [slot for slot in alive if slot not in (*leaving, *unplaced, *proving)]
+    states = [(slot, state_of(slot)) for slot in slots]
+
+    def those(state: ReplicaState) -> list[Slot]:
+        return [slot for slot, its in states if its == state]
+
+    over, leaving, unplaced = those("over"), those("leaving"), those("pending")
+    proving = [slot for slot in those("loading") if slot.is_proving]
+    loading = [slot for slot in those("loading") if not slot.is_proving]
     parts: list[str] = []
     if unplaced:
         parts.append(

@@ -3,7 +3,7 @@
 Work begins with the first ready replica. A batch whose replica died, hung past its time or lost its
 engine goes back to its place in the queue; what the failure means for it is decided in
 `isolation.py`, and the replica's next life is `lives.py`'s. A pool that drains finishes what its
-replicas have and refuses the rest.
+replicas have and refuses the rest. An elastic one has as many replicas as `demand.py` says.
 
 Limits: keeps no state across its own death, which ends the pool: a run is resumed from its ledger,
 not from here. Knows no Ray: it drives replicas through `ReplicaLink`, so tests drive it with plain
@@ -13,13 +13,16 @@ coroutines.
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+from cluster.demand import DemandWindow, Look
 from cluster.dispatch import (
     Batch,
     BatchQueue,
     End,
+    EndKind,
     Failure,
     PoolConfig,
     PoolStats,
@@ -27,6 +30,7 @@ from cluster.dispatch import (
     describe_waiting,
     note_seconds,
     pick_slot,
+    state_of,
 )
 from cluster.isolation import (
     MAX_NODE_LOSSES,
@@ -44,6 +48,9 @@ from cluster.senders import Outcome, Senders
 
 logger = logging.getLogger(__name__)
 
+# Between two looks at what an elastic pool has to do.
+LOOK_S = 1.0
+
 
 class Dispatcher:
     """Spreads batches over a model's replicas; `launch(index)` begins a process for one place."""
@@ -59,12 +66,15 @@ class Dispatcher:
         self._is_draining = False
         self._changed = asyncio.Event()
         self._num_arrivals = self._num_calls = self._num_rows = 0
-        self._num_retries = self._num_poison = 0
+        self._num_poison = 0
+        self._retries = Counter[EndKind]()
         self._busy_s = 0.0
 
     def start(self) -> None:
         """Begins to load every replica; needs the running event loop."""
         self._lives.start()
+        if self._config.is_elastic:
+            self._lives.spawn(self._follow_demand())
 
     async def submit(self, rows: Any, num_rows: int, order: int) -> Outcome:
         """Queues one batch and waits for its answer."""
@@ -102,7 +112,7 @@ class Dispatcher:
             num_restarts=self._lives.num_restarts,
             num_calls=self._num_calls,
             num_rows=self._num_rows,
-            num_retries=self._num_retries,
+            num_retries=self._retries.total(),
             queue_length=len(self._queue) + len(self._suspects),
             in_flight=sum(len(slot.in_flight) for slot in self._lives.links),
             busy_s=self._busy_s,
@@ -113,6 +123,9 @@ class Dispatcher:
             replica_pids=tuple(slot.pid for slot in self._lives.slots.values() if slot.is_ready),
             last_failure=self._lives.last_failure,
             waiting="" if self._failure else self._waiting(),
+            queue_rows=self._queue.num_rows + sum(batch.num_rows for batch in self._suspects),
+            replica_states=Counter(map(state_of, self._lives.slots.values())),
+            retries=dict(self._retries),
         )
 
     def drain(self) -> None:
@@ -122,7 +135,7 @@ class Dispatcher:
         self._is_draining = True
         self._lives.stop_replacing()
         for batch in (*self._queue.take_all(), *self._suspects):
-            self._put_back(batch)
+            self._put_back(batch, "moved")
         self._suspects.clear()
         self._notify()
 
@@ -131,6 +144,7 @@ class Dispatcher:
         if self._refusal() is None:
             self._lives.resize(num_replicas)
             self._notify()
+            self._hand_out()
 
     def set_draining_nodes(self, node_ids: set[str]) -> None:
         """Tells which nodes are going; replicas there get no new batch and are moved when idle."""
@@ -140,6 +154,26 @@ class Dispatcher:
         """Kills every replica and answers whoever still waits; a second call changes nothing."""
         self._fail(Outcome(error=f"pool {self._name!r} is closed"))
         self._lives.cancel()
+
+    async def _follow_demand(self) -> None:
+        config, lives = self._config, self._lives
+        least = config.min_replicas or 0
+        demand = DemandWindow(least=least, room=config.max_in_flight, idle_s=config.idle_s)
+        while self._refusal() is None:
+            ready = [slot for slot in lives.slots.values() if slot.is_ready and not slot.is_leaving]
+            look = Look(
+                at_s=now_s(),
+                queue_length=len(self._queue) + len(self._suspects),
+                num_busy=sum(bool(slot.in_flight) for slot in ready),
+                num_ready=len(ready),
+                num_replicas=lives.num_places(),
+            )
+            most = config.num_replicas - lives.num_given_up
+            wanted = demand.see(look, most=most, load_s=lives.load_s)
+            if wanted != look.num_replicas:
+                logger.info("pool %s: %d replicas wanted (%s)", self._name, wanted, look)
+                self.resize(wanted)
+            await asyncio.sleep(LOOK_S)
 
     def _refusal(self) -> Outcome | None:
         """What a sender gets instead of an answer once this pool takes no more work."""
@@ -196,7 +230,7 @@ class Dispatcher:
         if failure:
             self._charge(batch, failure)
         elif not is_settled:
-            self._put_back(batch)
+            self._put_back(batch, slot.end.kind if slot.end else "node_lost")
         self._lives.move_if_idle(slot)
         self._hand_out()
 
@@ -231,9 +265,9 @@ class Dispatcher:
                 self._release_suspects()
         elif verdict is Verdict.BREAK_UP:
             for row in single_rows(batch):
-                self._put_back(row)
+                self._put_back(row, failure.kind)
         else:
-            self._put_back(batch)
+            self._put_back(batch, failure.kind)
 
     def _release_suspects(self) -> None:
         for batch in self._suspects:
@@ -241,14 +275,14 @@ class Dispatcher:
             self._senders.answer(batch, to_poison(self._name, batch))
         self._suspects.clear()
 
-    def _put_back(self, batch: Batch) -> None:
+    def _put_back(self, batch: Batch, why: EndKind) -> None:
         if refusal := self._refusal():
             self._senders.end(batch.arrival, refusal)
         elif batch.num_node_losses > MAX_NODE_LOSSES:
             message = node_losses_message(self._name, batch, self._lives.last_failure)
             self._senders.end(batch.arrival, Outcome(error=message))
         else:
-            self._num_retries += 1
+            self._retries[why] += 1
             self._queue.push(batch)
 
     def _fail(self, outcome: Outcome) -> None:
