@@ -26,6 +26,7 @@ from cluster.dispatch import (
     Failure,
     PoolConfig,
     PoolStats,
+    ReplicaState,
     Slot,
     describe_waiting,
     note_seconds,
@@ -124,7 +125,7 @@ class Dispatcher:
             last_failure=self._lives.last_failure,
             waiting="" if self._failure else self._waiting(),
             queue_rows=self._queue.num_rows + sum(batch.num_rows for batch in self._suspects),
-            replica_states=Counter(map(state_of, self._lives.slots.values())),
+            replica_states=Counter[ReplicaState](map(state_of, self._lives.slots.values())),
             retries=dict(self._retries),
         )
 
