@@ -18,7 +18,7 @@ beside it where they are there.
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from actors.records import Row
@@ -97,6 +97,23 @@ def judge(
         failed: the row that ended it: `round_index`, `stage`, `reason`, `message`.
         is_loop: whether a round's text follows on the round before, or each on the seed.
     """
+    found = _judge(seed, rows, failed, kept_from=kept_from, lost_below=lost_below, is_loop=is_loop)
+    stop = rows[-1].get("stop") if rows and failed is None else None
+    if stop is None:
+        return found
+    why = f"{found.why}. The rule {stop} ended the chain after round {rows[-1]['round_index']}"
+    return replace(found, why=why, codes=[*found.codes, f"stopped_{stop}"])
+
+
+def _judge(
+    seed: str,
+    rows: Sequence[Row],
+    failed: Row | None,
+    *,
+    kept_from: float,
+    lost_below: float,
+    is_loop: bool,
+) -> Verdict:
     wanted = Counter(content_words(seed))
     bags = [Counter(content_words(row["text"])) for row in rows]
     kept = [share_kept(wanted, bag) for bag in bags]

@@ -31,6 +31,8 @@ _PAIR_FACTS = [
     "draw_s",
     "describe_s",
 ]
+# Columns that a run may have or not.
+_LATER = ["caption_flags", "stop_reason"]
 _FAILED = ["chain_id", "seed", "prompt", "image", "stage", "reason", "message", "attempts"]
 # What seconds and similarities are rounded to: a page is for people.
 _DIGITS = 4
@@ -68,7 +70,7 @@ def add_commit(
     """
     name = commit_name(receipt)
     # A file of an earlier version has fewer columns, a later one may have scores.
-    pairs = _read(ledger, receipt, "data", [*_PAIR_TEXTS, *_PAIR_FACTS, *SCORES, "caption_flags"])
+    pairs = _read(ledger, receipt, "data", [*_PAIR_TEXTS, *_PAIR_FACTS, *SCORES, *_LATER])
     failed = _read(ledger, receipt, "dead_letter", _FAILED)
     sheet = make_sheet(((row.get("image") or {}).get("bytes") for row in pairs + failed),
                        config.thumbnail_px)  # fmt: skip
@@ -147,6 +149,8 @@ def _pair(page: Page, row: Row) -> Row:
         shown["scores"] = known
     if row.get("caption_flags"):
         shown["flags"] = row["caption_flags"]
+    if row.get("stop_reason"):
+        shown["stop"] = row["stop_reason"]
     return shown
 
 

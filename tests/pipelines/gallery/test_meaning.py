@@ -87,6 +87,14 @@ def test_what_is_known_of_the_turning_round_is_told() -> None:
     assert "shrank from 9 words to 2" in found.why
 
 
+def test_a_chain_that_a_rule_ended_says_so() -> None:
+    told = rows(SEED, SEED)
+    told[1]["stop"] = "converged"
+    found = judge(SEED, told, None, kept_from=0.85, lost_below=0.5)
+    assert (found.status, found.codes) == ("kept", ["stopped_converged"])
+    assert found.why.endswith("The rule converged ended the chain after round 1")
+
+
 def test_in_resample_each_round_stands_for_itself() -> None:
     told = rows("a green star", SEED)
     found = judge(SEED, told, None, kept_from=0.85, lost_below=0.5, is_loop=False)
