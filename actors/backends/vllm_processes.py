@@ -41,8 +41,10 @@ class EngineProcesses:
         self._reaper = subprocess.Popen(
             [sys.executable, "-I", __file__, self._mark, str(self.folder)],
             stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             start_new_session=True,  # a Ctrl-C at the terminal is not for it
         )
+        self._reaper.wait()  # only the process that started it ends at once
 
     @contextlib.contextmanager
     def marked(self) -> Iterator[None]:
@@ -90,9 +92,11 @@ class EngineProcesses:
 
     def close(self) -> None:
         """Ends every process of the engine that is still there, and removes the folder."""
-        if self._reaper.stdin is not None:
-            self._reaper.stdin.close()
-        self._reaper.wait()
+        assert self._reaper.stdin is not None
+        assert self._reaper.stdout is not None
+        self._reaper.stdin.close()
+        self._reaper.stdout.read()  # ends with the reaper
+        self._reaper.stdout.close()
 
 
 def processes_with(mark: str) -> list[int]:
@@ -107,6 +111,9 @@ def processes_with(mark: str) -> list[int]:
 
 
 def _reap(mark: str, folder: str) -> None:
+    # No child of the replica: Ray kills those with it, and the folder was left.
+    if os.fork():
+        return
     sys.stdin.buffer.read()  # ends with the replica
     # Again until none is left: one may be starting another.
     while found := processes_with(mark):

@@ -2,8 +2,9 @@
 
 import os
 import signal
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -39,13 +40,22 @@ pytestmark = pytest.mark.vllm
 START_S = 300.0
 
 
-def _gone(pids: list[int], within_s: float = 20.0) -> bool:
+def _soon(is_met: Callable[[], bool], within_s: float = 20.0) -> bool:
     ends = time.monotonic() + within_s
-    while any(map(is_running, pids)):
+    while not is_met():
         if time.monotonic() > ends:
             return False
         time.sleep(0.2)
     return True
+
+
+def _gone(pids: list[int]) -> bool:
+    return _soon(lambda: not any(map(is_running, pids)))
+
+
+def _left() -> set[Path]:
+    """Folders of engines, of any age and owner."""
+    return set(Path(tempfile.gettempdir()).glob("pairloom-vllm-*"))
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +147,7 @@ def test_a_pool_replaces_a_replica_whose_engine_died_and_leaves_no_process(
 ) -> None:
     expected = [text.strip() for text in shared.describe(pictures, INSTRUCTION, RNG_SEEDS)]
     rows = picture_rows(pictures)
+    before = _left()
     config = PoolConfig(batch_size=16, calls_per_replica=4, num_cpus=1)
     pool = start_pool("captioner", lambda: build_image_to_text(CONFIG), config)
     try:
@@ -159,3 +170,4 @@ def test_a_pool_replaces_a_replica_whose_engine_died_and_leaves_no_process(
     finally:
         pool.close()
     assert _gone(seen)
+    assert _soon(lambda: _left() <= before)
