@@ -39,7 +39,7 @@ from loop_work import Result, Work, read_result, wait_quiet
 
 ALL = tuple(ARMS)
 SCENARIOS: dict[str, tuple[Work, tuple[str, ...]]] = {
-    "fixed": (Work(title="8 + 2, 320 batches, 1 s and .25 s"), ALL),
+    "fixed": (Work(title="8 + 2, 640 batches, 1 s and .25 s", num_units=40), ALL),
     "load": (
         Work(title="the same, a model takes 6 s to load (30 s, scaled)", load_s=6.0),
         ("pairloom", "phases", "chained_fixed", "rounds"),

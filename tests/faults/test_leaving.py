@@ -340,7 +340,9 @@ def test_a_run_that_stands_still_says_what_each_pool_waits_for(
 ) -> None:
     monkeypatch.setattr(watch, "LOOK_INTERVAL_S", 0.5)
     monkeypatch.setattr(watch, "WAITING_INTERVAL_S", 1.0)
-    config = make_config("num_rounds=1", "generator.simulated.load_s=6", "limits.no_progress_s=2")
+    # Long against the start of the processes before the first look, also on a busy machine.
+    slow = ["generator.simulated.load_s=20", "limits.no_progress_s=2"]
+    config = make_config("num_rounds=1", *slow)
     with caplog.at_level(logging.INFO, "pipelines.watch"):
         assert run(config).num_pairs == 10
     told = [record.getMessage() for record in caplog.records if record.name == "pipelines.watch"]
