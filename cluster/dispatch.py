@@ -10,6 +10,7 @@ cluster.
 import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Literal, Protocol, runtime_checkable
 
 Row = dict[str, Any]
@@ -292,6 +293,18 @@ def pick_slot(slots: Iterable[Slot], batch: Batch, config: PoolConfig, now_s: fl
     return first if first is not None and len(first.in_flight) < most else None
 
 
+def queue_seconds(ready: Sequence[Slot], queue_length: int, config: PoolConfig) -> float:
+    """What so many batches take with these replicas, by their calls so far; infinite without any.
+
+    Before the first call, 0: it may be the slowest of all, and nothing else is known.
+    """
+    if not ready:
+        return inf
+    known = [slot.call_s for slot in ready if slot.call_s is not None]
+    usual_s = sum(known) / len(known) if known else 0.0
+    return queue_length * usual_s / (len(ready) * config.calls_per_replica)
+
+
 def is_overdue(slot: Slot, now_s: float, call_timeout_s: float) -> bool:
     """Whether the running batch of `slot` has had its time; those behind it have no clock yet."""
     return bool(slot.in_flight) and now_s - slot.head_since_s > call_timeout_s
@@ -302,7 +315,9 @@ def restart_delay_s(num_deaths: int) -> float:
     return 0.0 if num_deaths <= 1 else min(30.0, 0.5 * 2 ** (num_deaths - 2))
 
 
-def describe_waiting(slots: Iterable[Slot], config: PoolConfig, now_s: float) -> str:
+def describe_waiting(
+    slots: Iterable[Slot], config: PoolConfig, num_replicas: int, now_s: float
+) -> str:
     """Which replicas get no work, why and for how long; empty when all do."""
     states = [(slot, state_of(slot)) for slot in slots]
 
@@ -333,7 +348,7 @@ def describe_waiting(slots: Iterable[Slot], config: PoolConfig, now_s: float) ->
         parts.append(f"{len(leaving)} finish their batches on a draining node")
     if over:
         parts.append(f"{len(over)} ended and are started again")
-    return f"of {config.num_replicas} replicas " + ", ".join(parts) if parts else ""
+    return f"of {num_replicas} replicas " + ", ".join(parts) if parts else ""
 
 
 def _longest_s(slots: Iterable[Slot], now_s: float) -> float:

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 from cluster.demand import DemandWindow, Look
@@ -31,6 +30,7 @@ from cluster.dispatch import (
     describe_waiting,
     note_seconds,
     pick_slot,
+    queue_seconds,
     state_of,
 )
 from cluster.isolation import (
@@ -162,9 +162,11 @@ class Dispatcher:
         demand = DemandWindow(least=least, room=config.max_in_flight, idle_s=config.idle_s)
         while self._refusal() is None:
             ready = [slot for slot in lives.slots.values() if slot.is_ready and not slot.is_leaving]
+            queue_length = len(self._queue) + len(self._suspects)
             look = Look(
                 at_s=now_s(),
-                queue_length=len(self._queue) + len(self._suspects),
+                queue_length=queue_length,
+                queue_s=queue_seconds(ready, queue_length, config),
                 num_busy=sum(bool(slot.in_flight) for slot in ready),
                 num_ready=len(ready),
                 num_replicas=lives.num_places(),
@@ -184,8 +186,8 @@ class Dispatcher:
         return Outcome(error=message, is_draining=True)
 
     def _waiting(self) -> str:
-        config = replace(self._config, num_replicas=self._lives.num_places())
-        return describe_waiting(self._lives.slots.values(), config, now_s())
+        lives = self._lives
+        return describe_waiting(lives.slots.values(), self._config, lives.num_places(), now_s())
 
     def _hand_out(self) -> None:
         while self._queue:

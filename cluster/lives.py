@@ -4,7 +4,7 @@ A model that fails to load the first time fails the pool at once; a replacement 
 (the dead process may still hold the GPU's memory) counts as one more death. A life after one that a
 batch answers for repeats a row that was answered before (see `isolation.py`). A replica whose node
 is draining finishes what it has and is replaced elsewhere; one too many, because the pool was made
-smaller, finishes what it has and goes. Neither is a death.
+smaller, finishes what it has and goes. Neither is a death. An elastic pool may have no replica.
 
 Limits: hands out no work, and keeps no state across its own death. Knows no Ray: it drives replicas
 through `ReplicaLink`, so tests drive it with plain coroutines.
@@ -76,7 +76,7 @@ class Lives:
         """Also of lives that are over, until their calls have come back."""
         self.canary: Batch | None = None
         """What was answered last: its first row is the proof of a living engine."""
-        self.num_loads = self.num_restarts = self.num_node_losses = 0
+        self.num_loads = self.num_restarts = self.num_node_losses = self.num_given_up = 0
         self.load_s = 0.0
         self.last_failure = ""
         self._draining_nodes: frozenset[str] = frozenset()
@@ -86,8 +86,8 @@ class Lives:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Begins to load every replica; needs the running event loop."""
-        self.resize(self._config.num_replicas)
+        """Begins to load the first replicas; needs the running event loop."""
+        self.resize(self._config.least_replicas)
         self.spawn(self._keep_time())
 
     def resize(self, num_replicas: int) -> None:
@@ -95,15 +95,25 @@ class Lives:
         if not self._is_wanted:
             return
         for _ in range(num_replicas - len(self._places)):
-            taken = self._places | self.slots.keys()
-            index = next(i for i in count() if i not in taken)
-            self._places.add(index)
-            self.spawn(self._keep_replica(index))
+            if not self._call_back():
+                taken = self._places | self.slots.keys()
+                index = next(i for i in count() if i not in taken)
+                self._places.add(index)
+                self.spawn(self._keep_replica(index))
         surplus = max(0, len(self._places) - num_replicas)
         for index in sorted(self._places, key=self._use)[:surplus]:
             self._places.discard(index)
             if index in self.slots:
                 self.move_if_idle(self.slots[index])
+
+    def _call_back(self) -> bool:
+        """Keeps a replica that was to go after its batches, if there is one: it need not load."""
+        for index, slot in self.slots.items():
+            if index not in self._places and not slot.end and not slot.is_over:
+                self._places.add(index)
+                self.move_if_idle(slot)
+                return True
+        return False
 
     def num_places(self) -> int:
         return len(self._places)
@@ -171,11 +181,13 @@ class Lives:
             logger.warning("pool %s: %s", self._name, self.last_failure)
             if num_deaths > self._config.max_restarts:
                 self._places.discard(index)
+                self.num_given_up += 1
                 break
             self.num_restarts += 1
             await asyncio.sleep(restart_delay_s(num_deaths))
         self.slots.pop(index, None)
-        if not self.slots and not (self._is_wanted and self._places):
+        is_idle = self._config.is_elastic and num_deaths <= self._config.max_restarts
+        if not self.slots and not (self._is_wanted and (self._places or is_idle)):
             message = (
                 f"pool {self._name!r} has no replica left; {self.last_failure}; each "
                 f"was replaced {self._config.max_restarts} times without finishing a batch"
@@ -260,10 +272,16 @@ class Lives:
             why = "the pool was made smaller" if is_surplus else "its node is draining"
             self.kill(slot, End("moved", why))
 
-    def _use(self, index: int) -> tuple[bool, int]:
-        """What would be lost with a replica: more with one at work than with one that loads."""
+    def _use(self, index: int) -> tuple[bool, int, int, str]:
+        """What would be lost with a replica: more with one at work than with one that loads.
+
+        Of equals those that have least company go first, so that a whole node is left.
+        """
         slot = self.slots.get(index)
-        return (slot is not None and slot.is_ready, len(slot.in_flight) if slot else 0)
+        if slot is None:
+            return (False, 0, 0, "")
+        company = sum(other.node_id == slot.node_id for other in self.slots.values())
+        return (slot.is_ready, len(slot.in_flight), company, slot.node_id)
 
 
 def now_s() -> float:

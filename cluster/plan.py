@@ -49,6 +49,8 @@ class PoolPlan:
     gpus_per_replica: float
     batch_size: int
     num_calls: int
+    min_replicas: int | None = None
+    """Of a pool that grows and shrinks with its work."""
 
     @property
     def gpus(self) -> float:

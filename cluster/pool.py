@@ -21,6 +21,7 @@ from cluster.dispatch import BatchFunction, Poison, PoolConfig, PoolStats, Row, 
 from cluster.dispatcher import Dispatcher
 from cluster.errors import DrainingError, ModelLoadError, PoolError
 from cluster.lives import ReplicaDiedError, RowsLostError
+from cluster.metrics import fill_observer
 from cluster.placement import on_node
 from cluster.replica import CallStatus, Replica
 from cluster.senders import Outcome
@@ -84,8 +85,14 @@ class Pool:
         """Has that many replicas from now on; returns before they are there, or gone.
 
         Raises:
-            ValueError: fewer than one.
+            ValueError: fewer than one, or the pool sizes itself.
         """
+        if self.config.is_elastic:
+            raise ValueError(
+                f"pool {self.name!r} follows its work, between min_replicas = "
+                f"{self.config.min_replicas} and num_replicas = {self.config.num_replicas}: leave "
+                "min_replicas out if others are to size it"
+            )
         if num_replicas < 1:
             raise ValueError(f"pool {self.name!r}: num_replicas is {num_replicas}: at least 1")
         self._dispatcher.resize.remote(num_replicas)
@@ -276,7 +283,12 @@ class _RayReplica:
             max_restarts=0,  # the dispatcher replaces it; Ray would bind its queue to the restart
             max_task_retries=0,
             max_concurrency=config.max_in_flight + 8,  # `watch` and a late call stay inside
-        ).remote(label, _node_id, config.calls_per_replica)
+        ).remote(
+            label,
+            _node_id,
+            config.calls_per_replica,
+            fill_observer(label.partition("/")[0], config.batch_size),
+        )
 
     async def start(self) -> tuple[int, str]:
         return await self._or_died(self._actor.start.remote())

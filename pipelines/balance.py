@@ -4,6 +4,9 @@ A thread looks at both pools every few seconds, keeps a window of their rates, a
 `cluster/moves.py`. A move makes one pool smaller, whose replicas finish their batches first, and
 the other larger. Nothing is asked while a replica of either loads, or while the run ends.
 
+An elastic pool (`PoolConfig.min_replicas`) sizes itself, from a distance of seconds: where either
+pool is one, nothing is moved from here, and what one gives back the other, or the cluster, takes.
+
 Limits: only those GPUs that the run has already, and only where a replica of either pool asks for
 one whole GPU and as many CPUs as one of the other: so what one leaves is a place for the other, on
 any node. Every decision is from pairs that are not yet drawn: near the end there is no move.
@@ -34,8 +37,10 @@ def can_swap(configs: Sequence[PoolConfig]) -> bool:
     """Whether the place that any replica leaves is one for a replica of each other pool.
 
     Two GPUs that are left on two nodes are no place for a replica that wants two: it would wait for
-    ever, and they with it.
+    ever, and they with it. Nor is an elastic pool's size for anybody else to set.
     """
+    if any(config.is_elastic for config in configs):
+        return False
     asked = {(config.num_gpus, config.num_cpus) for config in configs}
     return len(asked) == 1 and asked.pop()[0] == 1
 
@@ -54,6 +59,8 @@ class Balancer:
     def __enter__(self) -> Self:
         if can_swap([pool.config for pool in self._pools]):
             self._thread.start()
+        elif any(pool.config.is_elastic for pool in self._pools):
+            logger.info("GPUs go where work waits: pools with min_replicas size themselves")
         elif any(pool.config.num_gpus for pool in self._pools):
             logger.info(
                 "GPUs stay with their pools: only replicas that ask for one whole GPU each, and "

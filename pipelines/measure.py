@@ -165,7 +165,8 @@ def _one_replica_each(
         shares = dict(halves)
     check_fits(demands(shares), nodes, can_autoscale=config.cluster.can_autoscale)
     generator, captioner = (
-        replace(pool, num_replicas=1, num_gpus=shares[name]) for name, pool in pools.items()
+        replace(pool, num_replicas=1, min_replicas=None, num_gpus=shares[name])
+        for name, pool in pools.items()
     )
     return generator, captioner
 

@@ -207,13 +207,15 @@ def _plan_pool(name: str, pool: PoolConfig, num_chains: int, config: SynergyConf
         gpus_per_replica=pool.num_gpus,
         batch_size=pool.batch_size,
         num_calls=count_calls(num_chains, config.num_rounds, config.unit_size, pool.batch_size),
+        min_replicas=pool.min_replicas,
     )
 
 
 def _describe_pool(pool: PoolPlan, backend: str, model: str) -> str:
     gpus = f"{_each(pool.gpus_per_replica)} each" if pool.gpus_per_replica else "on CPU"
+    least = "" if pool.min_replicas is None else f"{pool.min_replicas} to "
     return (
-        f"{pool.name}  {backend} {model}: {pool.num_replicas} replica"
+        f"{pool.name}  {backend} {model}: {least}{pool.num_replicas} replica"
         f"{'s' if pool.num_replicas > 1 else ''}, {gpus}, "
         f"{pool.num_calls} calls of up to {pool.batch_size}"
     )

@@ -255,7 +255,7 @@ def loop_demands(config: SynergyConfig) -> list[Demand]:
 def _demand(name: str, pool: PoolConfig) -> Demand:
     return Demand(
         name=name,
-        num_replicas=pool.num_replicas,
+        num_replicas=pool.least_replicas,
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
     )
@@ -283,7 +283,7 @@ def _pools(
         ("captioner", captioner, config.pools.captioner),
     ]
     with ExitStack() as stack:
-        for name, factory, pool in sorted(starts, key=lambda one: one[2].num_replicas):
+        for name, factory, pool in sorted(starts, key=lambda one: one[2].least_replicas):
             pools[name] = stack.enter_context(_pool(name, factory, pool))
         yield pools["generator"], pools["captioner"]
 

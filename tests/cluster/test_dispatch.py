@@ -131,10 +131,10 @@ def test_what_waits_is_told_with_its_reason_and_its_longest_wait() -> None:
         Slot(6, since_s=90.0, pid=12, is_ready=True, is_leaving=True),
         Slot(7, since_s=90.0, pid=10, is_ready=True),
     ]
-    assert describe_waiting(slots, config, 190.0) == (
+    assert describe_waiting(slots, config, 8, 190.0) == (
         "of 8 replicas 2 wait for resources (2 CPUs and 0.5 GPUs each, 90 s so far), "
         "1 load their model (60 s so far, load_timeout_s is 900), "
         "1 proves itself again after a death (10 s so far, call_timeout_s is 600), "
         "1 finish their batches on a draining node, 2 ended and are started again"
     )
-    assert describe_waiting(slots[7:], config, 190.0) == ""
+    assert describe_waiting(slots[7:], config, 8, 190.0) == ""
