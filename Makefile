@@ -54,6 +54,14 @@ faults: $(VENV)/.dev
 soak: $(VENV)/.dev
 	$(PYTEST) -m soak --timeout 7200
 
+.PHONY: test-cluster benchmark-autoscaling
+# Ray jobs, and a cluster that scales: about fifteen minutes on 2 cores.
+test-cluster: $(VENV)/.dev
+	$(PYTEST) -m cluster tests/cluster_real
+
+benchmark-autoscaling: $(VENV)/.dev
+	RAY_worker_niceness=0 $(BIN)/python tests/benchmarks/autoscaling_timeline.py
+
 .PHONY: test-vllm
 # About five minutes, most of it engines that start; before that, once, some 4 GB to install.
 test-vllm: $(VLLM)/.ready

@@ -1,0 +1,53 @@
+"""One run on a cluster that scales its GPU nodes from none to three and back, five times."""
+
+import pytest
+from wave_run import MOST_GPU_NODES, NODE_IDLE_S, Timeline, group_types, run_waves
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def timeline(tmp_path_factory: pytest.TempPathFactory) -> Timeline:
+    return run_waves(tmp_path_factory.mktemp("waves"), num_cycles=5)
+
+
+def test_nodes_come_and_go_with_the_work_five_times_in_one_run(timeline: Timeline) -> None:
+    assert timeline.num_cycles == 5
+    counts = [len(one["gpu_nodes"]) for one in timeline.samples]
+    assert max(counts) == MOST_GPU_NODES, "no more than the pools may have"
+    assert counts[0] == counts[-1] == 0
+    seen = {node for one in timeline.samples for node in one["gpu_nodes"]}
+    # Each wave brings three, and one more came for the one that was lost.
+    assert len(seen) >= 5 * MOST_GPU_NODES + 1
+
+
+def test_nothing_is_lost_nor_done_twice_that_was_committed(timeline: Timeline) -> None:
+    assert timeline.verify_code == 0, timeline.verify_said
+    totals = timeline.totals
+    assert totals["num_pairs"] == sum(num for _, num in timeline.commits)
+    assert totals["num_error_rows"] == totals["num_stopped"] == 0
+
+
+def test_work_begins_before_the_last_node_is_there(timeline: Timeline) -> None:
+    """In the first wave: a replica is at work while the others wait for their nodes."""
+    first = next(one["at"] for one in timeline.samples if one["num_placed"] >= 1)
+    all_there = next(one["at"] for one in timeline.samples if one["num_placed"] == MOST_GPU_NODES)
+    assert first < all_there
+    assert any(one["num_pending"] for one in timeline.samples)
+
+
+def test_what_is_pending_is_what_the_autoscaler_answers(timeline: Timeline) -> None:
+    """A node comes for a pending replica only, so never more nodes than replicas wanted."""
+    for before, now in zip(timeline.samples, timeline.samples[1:], strict=False):
+        if len(now["gpu_nodes"]) > len(before["gpu_nodes"]):
+            at = now["at"]
+            recent = [one for one in timeline.samples if at - 20 < one["at"] <= at]
+            wanted = max(one["num_placed"] + one["num_pending"] for one in recent)
+            assert len(now["gpu_nodes"]) <= wanted
+
+
+def test_the_node_types_are_the_manifest_s(timeline: Timeline) -> None:
+    head, types = group_types()
+    assert head == {"CPU": 0}
+    assert {"generator-spot", "captioner-spot", "cpu"} <= types.keys()
+    assert all(one["idle_timeout_s"] == NODE_IDLE_S for one in types.values())
