@@ -214,3 +214,55 @@ def test_nobody_else_sizes_an_elastic_pool() -> None:
         pool.resize(3)
     with Balancer([pool, pool], None, 100) as balancer:  # pyright: ignore[reportArgumentType]
         assert not balancer._thread.is_alive()
+
+
+class SharingPool(FakePool):
+    """Its replicas take their GPUs, one each, from a cluster that other pools take from as well."""
+
+    def __init__(self, gpus: asyncio.Semaphore, call_s: float, **config: Any) -> None:
+        self._gpus = gpus
+        super().__init__(takes(call_s), **config)
+
+    def _launch(self, index: int) -> FakeReplica:
+        replica = super()._launch(index)
+        start, kill, has_gpu = replica.start, replica.kill, False
+
+        async def start_on_gpu() -> tuple[int, str]:
+            nonlocal has_gpu
+            has_gpu = await replica.until_dead(self._gpus.acquire())
+            return await start()
+
+        def kill_and_free() -> None:
+            nonlocal has_gpu
+            if has_gpu:
+                self._gpus.release()
+            has_gpu = False
+            kill()
+
+        replica.start, replica.kill = start_on_gpu, kill_and_free
+        return replica
+
+
+@pytest.mark.parametrize(("num_gpus", "least"), [(4, 1), (4, 0), (2, 0), (1, 0)])
+def test_two_pools_that_want_more_than_there_is_do_not_starve_each_other(
+    num_gpus: int, least: int
+) -> None:
+    """Units go through both, eight under way, as in a loop; on one GPU the pools take turns."""
+
+    async def loop_of_two() -> None:
+        gpus, under_way = asyncio.Semaphore(num_gpus), asyncio.Semaphore(8)
+        config: dict[str, Any] = {"num_replicas": 4, "min_replicas": least, "idle_s": 30.0}
+        draws, describes = SharingPool(gpus, 4, **config), SharingPool(gpus, 1, **config)
+        done: list[int] = []
+
+        async def unit(number: int) -> None:
+            async with under_way:
+                for _ in range(2):
+                    await draws.run([number])
+                    await describes.run([number])
+            done.append(number)
+
+        await asyncio.gather(*map(unit, range(60)))
+        assert sorted(done) == list(range(60))
+
+    run_jumping(loop_of_two(), 5000)
