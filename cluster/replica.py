@@ -42,9 +42,16 @@ class CallStatus:
 class Replica:
     """One loaded model. Named for its place in the pool (`generator/0`) in logs and dashboard."""
 
-    def __init__(self, label: str, node_id: Callable[[], str], num_calls: int = 1) -> None:
+    def __init__(
+        self,
+        label: str,
+        node_id: Callable[[], str],
+        num_calls: int = 1,
+        see_num_rows: Callable[[int], None] | None = None,
+    ) -> None:
         self._label = label
         self._node_id = node_id
+        self._see_num_rows = see_num_rows
         self._steps: BatchSteps | None = None
         # One thread each, not a pool: batches stay in one order, which is what the dispatcher goes
         # by when it has to say which of them ran when this process died.
@@ -74,6 +81,8 @@ class Replica:
         rows = rows[first:last]
         steps = self._steps
         assert steps is not None, "called before load"
+        if self._see_num_rows is not None:
+            self._see_num_rows(len(rows))
         seconds, worked, error = await self._work(steps, rows)
         answer, error = await self._run(self._finish_thread, lambda: steps.finish(worked), error)
         if error:

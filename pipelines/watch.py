@@ -1,9 +1,10 @@
 """Looks after a loop that runs, from a thread of the driver: what it commits, whether it moves,
 whether it fails too often.
 
-Every few seconds the receipts that are new are folded into the Delta log and counted. A run whose
-rows fail too often is asked to end, with the commonest reasons; one that commits nothing for long
-is told about, with what each pool waits for.
+Every few seconds the receipts that are new are folded into the Delta log and counted, and
+Prometheus hears of them and of the pools (`cluster/metrics.py`). A run whose rows fail too often is
+asked to end, with the commonest reasons; one that commits nothing for long is told about, with what
+each pool waits for.
 
 Limits: sees commits and pools, not stages. A look is one listing of all receipts; on a store where
 that is slow it looks less often. While the store is away it sees nothing, and says so.
@@ -15,9 +16,11 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from time import monotonic
 
+from actors.reasons import Reason
 from actors.records import PAIR_SCHEMA
 from cluster.errors import ErrorShareError, PairloomError, StoreError
 from cluster.ledger import Ledger
+from cluster.metrics import Exporter
 from cluster.pool import Pool, PoolStats
 from cluster.receipts import Receipt
 from cluster.snapshot import Snapshot
@@ -31,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 TICK_S = 0.25
 LOOK_INTERVAL_S = 5.0
+# Ray forgets a gauge that was not set for two of its reports, which come every 10 s.
+EXPORT_INTERVAL_S = 2.0
 WAITING_INTERVAL_S = 30.0
 # A look may take this share of the thread's time.
 LOOK_SHARE = 0.1
@@ -54,6 +59,9 @@ class Watcher:
         self._ledger = Ledger(store, attempt.ledger.fingerprint)
         self._snapshot = Snapshot(store.uri, PAIR_SCHEMA)  # one thread at a time: not the attempt's
         self._pools = pools
+        self._exporter = Exporter(
+            [pool.name for pool in pools], list(Reason), attempt.config.plan.gpu_hour_price
+        )
         self._limits = attempt.config.limits
         self._before = committed
         self._folded: set[tuple[str, int]] | None = None
@@ -80,12 +88,13 @@ class Watcher:
             self._look_and_wait()
             if not self._is_left:
                 self._look()  # what was committed since: readers see it although the run failed
+                self._export()
         except Exception as error:  # in a thread nobody would hear of it
             logger.exception("the watcher failed")
             self._stop.ask(PairloomError(f"the watcher failed: {type(error).__name__}: {error}"))
 
     def _look_and_wait(self) -> None:
-        look_at = waiting_at = monotonic()
+        look_at = export_at = waiting_at = monotonic()
         progress_at = monotonic()
         while not self._is_over.wait(TICK_S):
             started = monotonic()
@@ -94,6 +103,9 @@ class Watcher:
                 look_at = monotonic() + max(
                     LOOK_INTERVAL_S, (monotonic() - started) * (1 / LOOK_SHARE - 1)
                 )
+            if started >= export_at:
+                self._export()
+                export_at = started + EXPORT_INTERVAL_S
             if started - waiting_at >= WAITING_INTERVAL_S:
                 waiting_at = started
                 self._say_what_waits(started - progress_at)
@@ -115,8 +127,18 @@ class Watcher:
             self._stop.ask(error)
             return False
         self._folded |= new
-        self._judge([r for r in receipts if (r.unit_id, r.round_index) not in self._before])
+        own = [r for r in receipts if (r.unit_id, r.round_index) not in self._before]
+        for one in own:
+            self._exporter.count_commit(one.num_pairs, one.num_stopped, one.error_reasons)
+        self._judge(own)
         return bool(new)
+
+    def _export(self) -> None:
+        """Tells Prometheus what the pools do."""
+        for pool in self._pools:
+            stats = stats_of(pool)
+            if stats is not None:
+                self._exporter.see_pool(pool.name, stats, pool.config.num_gpus, monotonic())
 
     def _judge(self, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
