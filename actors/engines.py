@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from PIL import Image
 
 from actors.reasons import RowError
@@ -75,3 +76,27 @@ class TextEngine(Protocol):
     """Answers each prompt with a text, or a RowError, as a CaptionEngine does."""
 
     def write(self, prompts: list[str], rng_seeds: list[int]) -> Sequence[str | RowError]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """One result of `ScoreEngine.score`; vectors are float32, of length 1."""
+
+    image: np.ndarray
+    texts: tuple[np.ndarray, ...]
+    """In the order of the texts that came with the picture."""
+    heads: dict[str, float]
+    """Scores of further models, by the name of their column."""
+
+
+class ScoreEngine(Protocol):
+    """Embeds pictures and texts in one space, and asks further models about the pictures."""
+
+    def preprocess(self, image: Image.Image) -> Any:
+        """The work on the CPU for one picture; on a thread of its own, while a batch is scored."""
+        ...
+
+    def score(self, pictures: list[Any], texts: list[list[str]]) -> list[Scored]:
+        """One result for every preprocessed picture with its texts; what comes twice in a batch is
+        embedded once."""
+        ...

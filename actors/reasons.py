@@ -45,6 +45,8 @@ class Reason(StrEnum):
     TASK_ERROR = "task_error"
     # the engine returned none or several results for this row alone
     WRONG_ROW_COUNT = "wrong_row_count"
+    # a score is missing or no number: a pair that was not checked is never one
+    SCORE_MISSING = "score_missing"
     # Judged by the pool, after `max_attempts`, the last of them alone: the process of the model
     # died (a crash in native code, killed for memory), ...
     REPLICA_DIED = "replica_died"

@@ -22,7 +22,7 @@ import pyarrow as pa
 Row = dict[str, Any]
 Role = Literal["draw", "describe", "author"]
 
-RECORD_FORMAT = "2.0"
+RECORD_FORMAT = "2.1"
 
 _UNIT_ID = re.compile(
     r"(?P<index>[0-9]+)-[0-9a-f]+(?:\.replay(?P<generation>[0-9]+)r(?P<first>[0-9]+))?"
@@ -42,6 +42,28 @@ _MODEL_FIELDS: list[tuple[str, pa.DataType]] = [
     ),  # sampling parameters as canonical JSON: they differ from engine to engine
 ]
 MODEL_TYPE = pa.struct(_MODEL_FIELDS)
+
+_FLOAT, _NAMES = pa.float32(), pa.list_(pa.string())
+# Delta has no half and no fixed-size list, and a dot of rounded halves is off by 4e-5.
+_VECTOR = pa.list_(pa.float32())
+
+# What the stage `score` writes, null in a run without a scorer. The first nine are one number.
+SCORE_COLUMNS: list[tuple[str, pa.DataType, str]] = [
+    ("clip_similarity", _FLOAT, "CLIP: cosine of the image and its prompt"),
+    ("clip_similarity_description", _FLOAT, "of the image and its description"),
+    ("image_similarity_first", _FLOAT, "of the image and that of round 0; 1 in round 0"),
+    ("image_similarity_previous", _FLOAT, "of the image and the one before; null in round 0"),
+    ("text_similarity_first", _FLOAT, "of the description and that of round 0; 1 in round 0"),
+    ("text_similarity_previous", _FLOAT, "of the description and the one before; null in round 0"),
+    ("aesthetic", _FLOAT, "of `scorer.aesthetic`, in its own units; null without"),
+    ("punsafe", _FLOAT, "probability that the image is unsafe, of `scorer.safety`; null without"),
+    ("pwatermark", _FLOAT, "that it has a watermark, of `scorer.watermark`; null without"),
+    ("phash", pa.string(), "perceptual hash of the image, 64 bits as 16 hex digits"),
+    ("caption_flags", _NAMES, "what is wrong with the description: `actors/caption_hygiene.py`"),
+    ("image_embedding", _VECTOR, "CLIP vector of the image, of length 1"),
+    ("text_embedding", _VECTOR, "CLIP vector of the description, of length 1"),
+    ("score_s", pa.float64(), "the scores' share of their batch, seconds"),
+]
 
 # (name, type, meaning): the README's table is this list; a test holds the two together.
 PAIR_COLUMNS: list[tuple[str, pa.DataType, str]] = [
@@ -80,6 +102,9 @@ PAIR_COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("draw_s", pa.float64(), "the image's share of its batch, seconds"),
     ("describe_s", pa.float64(), "the description's share of its batch, seconds"),
     ("created_at", pa.timestamp("us", tz="UTC"), "when the row was built"),
+    *SCORE_COLUMNS,
+    ("scorer", MODEL_TYPE, "what scored the pair, as `generator`; null without a scorer"),
+    ("stop_reason", pa.string(), "the rule that ended the chain with this pair; null otherwise"),
 ]
 
 # Likewise. `DEAD_LETTER_SCHEMA` shares with the pairs what it can, so that the two can be joined.
@@ -89,7 +114,7 @@ DEAD_LETTER_COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("unit_id", pa.string(), "the slice of chains that was committed together"),
     ("round_index", pa.int32(), "the round it failed in; earlier pairs stay, later are not grown"),
     ("parent_id", pa.string(), "pair whose description was the prompt"),
-    ("stage", pa.string(), "`seed`, `draw` or `describe`"),
+    ("stage", pa.string(), "`seed`, `draw`, `describe` or `score`"),
     ("reason", pa.string(), "code, stable and meant for counting: `actors/reasons.py`"),
     ("message", pa.string(), "what was seen, for people"),
     ("traceback_sha256", pa.string(), "16 digits, as in the log line with the traceback; or null"),
@@ -103,12 +128,18 @@ DEAD_LETTER_COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("created_at", pa.timestamp("us", tz="UTC"), "when the row was built"),
 ]
 
-_HF_VALUE_NAMES = {pa.timestamp("us", tz="UTC"): "timestamp[us, tz=UTC]", pa.float64(): "float64"}
+_HF_VALUE_NAMES = {
+    pa.timestamp("us", tz="UTC"): "timestamp[us, tz=UTC]",
+    pa.float64(): "float64",
+    pa.float32(): "float32",  # pyarrow says float and double
+}
 
 
 def _hf_feature(data_type: pa.DataType) -> dict[str, Any]:
     if data_type == IMAGE_TYPE:
         return {"_type": "Image"}
+    if pa.types.is_list(data_type):  # the name that `datasets` 4 gave what it had called Sequence
+        return {"feature": _hf_feature(data_type.value_type), "_type": "List"}
     if pa.types.is_struct(data_type):
         return {field.name: _hf_feature(field.type) for field in data_type}
     return {"dtype": _HF_VALUE_NAMES.get(data_type, str(data_type)), "_type": "Value"}
@@ -126,6 +157,23 @@ def _with_features(fields: list[tuple[str, pa.DataType, str]]) -> pa.Schema:
 
 PAIR_SCHEMA = _with_features(PAIR_COLUMNS)
 DEAD_LETTER_SCHEMA = _with_features(DEAD_LETTER_COLUMNS)
+
+# What a rule of early stopping reads of one round of a chain; of the description its digest.
+FACTS_TYPE = pa.struct(
+    [
+        ("phash", pa.string()),
+        ("text_sha256", pa.string()),
+        ("num_words", pa.int32()),  # distinct ones
+        ("image_similarity_first", pa.float32()),
+        ("image_similarity_previous", pa.float32()),
+        ("text_similarity_first", pa.float32()),
+        ("text_similarity_previous", pa.float32()),
+    ]
+)
+
+# Vectors are float32 in bytes here, little-endian: a list of 768 numbers is slow row by row.
+_EMBEDDINGS = ("image_embedding", "text_embedding")
+MEMORY_VECTORS = tuple(f"{name}_{of}" for name in _EMBEDDINGS for of in ("first", "previous"))
 
 # A chain in flight: what the next stage needs and nothing more; `record` takes the image out.
 CHAIN_SCHEMA = pa.schema(
@@ -153,8 +201,13 @@ CHAIN_SCHEMA = pa.schema(
         ("error_stage", pa.string()),
         ("error_attempts", pa.int32()),
         ("error_traceback_sha256", pa.string()),
-        # an earlier round failed: nothing more is grown from this chain
+        # an earlier round failed, or a rule ended it: nothing more is grown from this chain
         ("is_stopped", pa.bool_()),
+        ("stop_reason", pa.string()),  # of the round before, where a rule ended it then
+        *((name, pa.binary() if kind == _VECTOR else kind) for name, kind, _ in SCORE_COLUMNS),
+        # what later rounds need of the earlier ones, where there is a scorer or a rule
+        *((name, pa.binary()) for name in MEMORY_VECTORS),
+        ("past", pa.list_(FACTS_TYPE)),
     ]
 )
 

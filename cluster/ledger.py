@@ -28,7 +28,14 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from cluster.errors import CommitError, StoreError
-from cluster.receipts import Counts, Receipt, ShardRef, check_reasons, ids_digest
+from cluster.receipts import (
+    Counts,
+    Receipt,
+    ShardRef,
+    check_reasons,
+    check_stop_reasons,
+    ids_digest,
+)
 from cluster.shards import decode_shard, encode_shard
 from cluster.storage_base import Store
 
@@ -90,6 +97,7 @@ class Ledger:
             )
         check_reasons(counts.error_reasons, counts.num_error_rows)
         check_reasons(counts.replaced_reasons, counts.num_replaced_errors)
+        check_stop_reasons(counts.stop_reasons, counts.num_pairs)
         tables = [table for table in (pairs, dead_letters) if table.num_rows]
         digest = ids_digest(one for t in tables for one in t.column(ids_column).to_pylist())
         data, dead_letter = (

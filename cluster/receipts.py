@@ -20,9 +20,10 @@ class Counts:
     `error_reasons` says how many error rows have which reason, so that a summary needs no shard.
     A unit that replays failed chains takes the place of what an earlier unit counted for them:
     `num_replaced_errors` error rows (with `replaced_reasons`, as they were counted then), or
-    `num_replaced_stopped` rows that were not grown. So at any
-    moment pairs + (errors - replaced) + (stopped - replaced) over all receipts is what was asked
-    for of the units that are committed.
+    `num_replaced_stopped` rows that were not grown. So at any moment pairs + (errors - replaced) +
+    (stopped - replaced) over all receipts is what was asked for of the units that are committed.
+    `stop_reasons` says how many of the pairs are the last of their chain by a rule, and by which:
+    these chains count as stopped from the next round on.
     """
 
     num_pairs: int
@@ -32,6 +33,7 @@ class Counts:
     num_replaced_stopped: int = 0
     error_reasons: dict[str, int] = field(default_factory=dict[str, int])
     replaced_reasons: dict[str, int] = field(default_factory=dict[str, int])
+    stop_reasons: dict[str, int] = field(default_factory=dict[str, int])
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -40,14 +42,22 @@ class Counts:
                 raise ValueError(f"field {one.name!r} is {value}: must be 0 or more")
 
 
+def check_stop_reasons(reasons: object, num_pairs: int) -> None:
+    """`ValueError` unless these are counts of some of the pairs."""
+    if not _are_counts(reasons) or sum(cast(dict[str, int], reasons).values()) > num_pairs:
+        raise ValueError(f"stop_reasons {reasons!r} are no counts of {num_pairs} pairs")
+
+
+def _are_counts(reasons: object) -> bool:
+    return isinstance(reasons, dict) and all(
+        isinstance(name, str) and name and type(count) is int and count > 0
+        for name, count in cast(dict[Any, Any], reasons).items()
+    )
+
+
 def check_reasons(reasons: object, num_error_rows: int) -> None:
     """`ValueError` unless every error row has exactly one reason, and every reason a row."""
-    found = cast(dict[Any, Any], reasons) if isinstance(reasons, dict) else {}
-    is_sound = isinstance(reasons, dict) and all(
-        isinstance(name, str) and name and type(count) is int and count > 0
-        for name, count in found.items()
-    )
-    if not is_sound or sum(found.values()) != num_error_rows:
+    if not _are_counts(reasons) or sum(cast(dict[str, int], reasons).values()) != num_error_rows:
         raise ValueError(
             f"reasons {reasons!r} do not add up to {num_error_rows} error rows: each needs "
             "a reason code and the number of its rows"
@@ -83,6 +93,8 @@ class Receipt:
     fingerprint: str
     versions: dict[str, str]
     committed_at: str
+    stop_reasons: dict[str, int] = field(default_factory=dict[str, int])
+    """Absent from the JSON where it is empty, as in every run without rules for stopping."""
 
     @property
     def files(self) -> list[str]:
@@ -96,7 +108,10 @@ class Receipt:
 
     def to_json(self) -> bytes:
         """One line of JSON with a format number, readable by hand."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True).encode() + b"\n"
+        record = {"format": FORMAT, **asdict(self)}
+        if not self.stop_reasons:
+            del record["stop_reasons"]
+        return json.dumps(record, sort_keys=True).encode() + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes) -> "Receipt":
@@ -104,12 +119,14 @@ class Receipt:
         record = parse_object(data)
         if record.pop("format", None) != FORMAT:
             raise ValueError(f"the receipt's format is not {FORMAT}: written by another pairloom?")
+        record = {"stop_reasons": {}, **record}
         _check_fields(cls, record)
         for name, count in (("data", "num_pairs"), ("dead_letter", "num_error_rows")):
             record[name] = _shard_ref(name, record[name], record[count])
         try:
             check_reasons(record["error_reasons"], record["num_error_rows"])
             check_reasons(record["replaced_reasons"], record["num_replaced_errors"])
+            check_stop_reasons(record["stop_reasons"], record["num_pairs"])
         except ValueError as error:
             raise ValueError(f"the receipt's {error}") from None
         return cls(**record)
@@ -157,8 +174,8 @@ def parse_object(data: bytes) -> dict[str, Any]:
 def _fits(name: str, value: Any) -> bool:
     if name in ("data", "dead_letter"):
         return value is None or isinstance(value, dict)  # what is in it: _shard_ref
-    if name in ("error_reasons", "replaced_reasons"):
-        return isinstance(value, dict)  # what is in it: check_reasons
+    if name in ("error_reasons", "replaced_reasons", "stop_reasons"):
+        return isinstance(value, dict)  # what is in it: check_reasons, check_stop_reasons
     if name == "versions":
         return isinstance(value, dict) and all(
             isinstance(one, str) for one in cast(dict[str, Any], value).values()

@@ -56,8 +56,7 @@ def prepare(config: SynergyConfig) -> Attempt:
     snapshot = Snapshot(store.uri, PAIR_SCHEMA)
     with ThreadPoolExecutor() as threads:
         probe = threads.submit(store.check_writable)
-        generator = threads.submit(config.generator.identity)
-        models = Models(generator=generator.result(), captioner=config.captioner.identity())
+        models = identify_models(config)
         probe.result()
     found = seed_tables.find_table(store)
     if config.seeds.path is not None:
@@ -80,6 +79,19 @@ def prepare(config: SynergyConfig) -> Attempt:
         seeds=table,
         started_at=started_at,
     )
+
+
+def identify_models(config: SynergyConfig) -> Models:
+    """Which models the config means; reads every byte of local folders, side by side."""
+    with ThreadPoolExecutor() as threads:
+        generator = threads.submit(config.generator.identity)
+        captioner = threads.submit(config.captioner.identity)
+        scorer = threads.submit(config.scorer.identity) if config.scorer.is_on else None
+        return Models(
+            generator=generator.result(),
+            captioner=captioner.result(),
+            scorer=scorer.result() if scorer else None,
+        )
 
 
 def _claim(store: Store, config: SynergyConfig, fields: Row) -> str:

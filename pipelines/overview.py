@@ -56,7 +56,7 @@ def make_plan(config: SynergyConfig, num_chains: int | None = None) -> Plan:
         num_rounds=config.num_rounds,
         unit_size=config.unit_size,
         pools=pools,
-        num_stages=config.num_rounds * len(stages_of_round(0)),
+        num_stages=config.num_rounds * len(stages_of_round(config, 0)),
         row_bytes=estimate_image_bytes(image.width_px, image.height_px, image.image_format),
     )
 
@@ -93,10 +93,11 @@ def describe_plan(
         f"up to {plan.num_pairs} pairs",
         f"units      {plan.num_units} of up to {plan.unit_size} chains: "
         f"{plan.num_units * plan.num_rounds} commits",
-        f"stages     {plan.num_stages}: {', '.join(stages_of_round(0))} and so on, "
+        f"stages     {plan.num_stages}: {', '.join(stages_of_round(config, 0))} and so on, "
         f"as {config.stages.kind}s",
         _describe_pool(plan.pools[0], config.generator.backend, config.generator.model),
         _describe_pool(plan.pools[1], config.captioner.backend, config.captioner.model),
+        *_describe_scorer(config),
         *_describe_author(config),
         f"GPUs       {plan.gpus:g} asked, {there}",
         f"bytes      about {_bytes(plan.total_bytes)} in all, {_bytes(plan.row_bytes)} an image, "
@@ -187,6 +188,17 @@ def _describe_outlook(outlook: Outlook | None) -> list[str]:
     ]
     best = describe_best(outlook)
     return [*lines, f"split      {best}"] if best else lines
+
+
+def _describe_scorer(config: SynergyConfig) -> list[str]:
+    pool, scorer = config.pools.scorer, config.scorer
+    if not scorer.is_on:
+        return []
+    gpus = f"{_each(pool.num_gpus)} each" if pool.num_gpus else "on CPU"
+    return [
+        f"scorer     {scorer.backend} {scorer.model}: {pool.num_replicas} replicas, {gpus}; not in "
+        "the figures below"
+    ]
 
 
 def _describe_author(config: SynergyConfig) -> list[str]:

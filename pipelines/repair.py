@@ -23,11 +23,11 @@ from cluster.run_record import open_run
 from cluster.session import session
 from cluster.storage import open_store
 from pipelines import seeds as seed_tables
-from pipelines.attempt import Attempt, prepare
+from pipelines.attempt import Attempt, identify_models, prepare
 from pipelines.replay import PLAN_FOLDER, read_plans, remove_planned
 from pipelines.run import loop_demands, run
 from pipelines.run_totals import Totals
-from pipelines.synergy import Models, SynergyConfig, fingerprint_fields
+from pipelines.synergy import SynergyConfig, fingerprint_fields
 from pipelines.verify import Report, describe_report, verify_run
 
 logger = logging.getLogger(__name__)
@@ -64,8 +64,7 @@ def _read_seeds(config: SynergyConfig) -> pa.Table:
         )
     store = open_store(config.output, is_single_writer=config.is_single_writer)
     table = seed_tables.read_table(config.seeds, config.run_seed)
-    models = Models(generator=config.generator.identity(), captioner=config.captioner.identity())
-    fields = fingerprint_fields(config, models, seed_tables.table_identity(table))
+    fields = fingerprint_fields(config, identify_models(config), seed_tables.table_identity(table))
     open_run(store, to_dict(config), fields)  # refuses other seeds, and any other config
     return table
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from actors.image_to_text import build_image_to_text
 from actors.records import Row
+from actors.scoring import build_scoring
 from actors.text_to_image import build_text_to_image
 from actors.text_to_text import build_text_to_text
 from cluster.plan import Demand, check_fits
@@ -35,7 +36,7 @@ from pipelines.leaving import Stop, stop_on_signals
 from pipelines.overview import log_plan
 from pipelines.pull import pull
 from pipelines.replay import claim_replays
-from pipelines.run_totals import Totals, reconcile
+from pipelines.run_totals import Spent, Totals, reconcile
 from pipelines.stages import DEFAULT_UNITS_IN_FLIGHT, STAGE_CPUS, least_processes
 from pipelines.synergy import (
     Pools,
@@ -72,9 +73,9 @@ def run(config: SynergyConfig) -> Totals:
         work = _work(attempt, seeds)
         if attempt.seeds is not None and work.units:
             ray_session.enter_context(_session(config, *loop_demands(config)))
-        loads = execute(attempt, work, stop) if work.units else {}
+        spent = execute(attempt, work, stop) if work.units else {}
         ray_session.close()
-        return _finish(attempt, work, loads)
+        return _finish(attempt, work, spent)
 
 
 def replay(config: SynergyConfig, reasons: Collection[str] = ()) -> Totals:
@@ -100,8 +101,8 @@ def replay(config: SynergyConfig, reasons: Collection[str] = ()) -> Totals:
         starts = pa.concat_tables([work.starts, replays.starts])
         work = replace(work, units=replays.units, starts=starts)
         with _session(config, *loop_demands(config)):
-            loads = execute(attempt, work, stop)
-        return _finish(attempt, work, loads)
+            spent = execute(attempt, work, stop)
+        return _finish(attempt, work, spent)
 
 
 def write_seeds(config: SynergyConfig) -> pa.Table:
@@ -114,21 +115,22 @@ def write_seeds(config: SynergyConfig) -> pa.Table:
             return _author(attempt)
 
 
-def execute(attempt: Attempt, work: Work, stop: Stop) -> dict[str, int]:
-    """Runs the loop over the units; returns how often each model was loaded."""
+def execute(attempt: Attempt, work: Work, stop: Stop) -> dict[str, Spent]:
+    """Runs the loop over the units; returns what each pool did."""
     import ray
 
     config = attempt.config
     log_plan(config, work)
-    generator, captioner = _factories(attempt)
     with (
         stop.watched(),
-        _pools(config, generator, captioner) as (draws, describes),
+        _pools(config, _factories(attempt)) as pools,
         _show(config, work) as board,
-        Watcher(attempt, (draws, describes), work.committed, stop),
-        _balance(config, work, (draws, describes), board),
+        Watcher(attempt, tuple(pools.values()), work.committed, stop),
+        _balance(config, work, (pools["generator"], pools["captioner"]), board),
     ):
-        source = UnitSource(work.units, ray.put(work.starts), config.is_loop, attempt.ledger)
+        draws, describes = pools["generator"], pools["captioner"]
+        starts, ledger = ray.put(work.starts), attempt.ledger
+        source = UnitSource(work.units, starts, config.is_loop, ledger, config.has_memory)
         # With the default of a whole CPU a read, replicas that filled a small machine starved the
         # reads: one unit got through and the run stood still.
         chains = ray.data.read_datasource(
@@ -136,7 +138,7 @@ def execute(attempt: Attempt, work: Work, stop: Stop) -> dict[str, int]:
         )
         done = build(
             chains,
-            Pools(generator=draws, captioner=describes),
+            Pools(generator=draws, captioner=describes, scorer=pools.get("scorer")),
             _fit_stages(config, len(work.units)),
             attempt.ledger,
             constant_columns(config, attempt.models),
@@ -150,7 +152,17 @@ def execute(attempt: Attempt, work: Work, stop: Stop) -> dict[str, int]:
             stop=stop,
             grace_s=config.limits.grace_s,
         )
-        return {pool.name: pool.stats().num_loads for pool in (draws, describes)}
+        return {pool.name: _spent(pool) for pool in pools.values()}
+
+
+def _spent(pool: Pool) -> Spent:
+    stats = pool.stats()
+    return Spent(
+        num_loads=stats.num_loads,
+        num_rows=stats.num_rows,
+        busy_s=stats.busy_s,
+        num_gpus=pool.config.num_gpus,
+    )
 
 
 def _balance(
@@ -162,19 +174,23 @@ def _balance(
     return Balancer(pools, board, work.num_chains * config.num_rounds)
 
 
-def _factories(attempt: Attempt) -> tuple[Factory, Factory]:
+def _factories(attempt: Attempt) -> dict[str, Factory]:
     """What loads each model in a replica: the very one that the records name, because a branch of
     the hub may have moved since."""
     config, models = attempt.config, attempt.models
     generator = config.generator.pinned(models.generator)
     captioner = config.captioner.pinned(models.captioner)
-    return (
-        partial(build_text_to_image, generator, models.generator.digest),
-        partial(build_image_to_text, captioner, models.captioner.digest),
-    )
+    factories: dict[str, Factory] = {
+        "generator": partial(build_text_to_image, generator, models.generator.digest),
+        "captioner": partial(build_image_to_text, captioner, models.captioner.digest),
+    }
+    if models.scorer is not None:
+        scorer = config.scorer.pinned(models.scorer)
+        factories["scorer"] = partial(build_scoring, scorer, models.scorer.digest)
+    return factories
 
 
-def _finish(attempt: Attempt, work: Work, loads: dict[str, int]) -> Totals:
+def _finish(attempt: Attempt, work: Work, spent: dict[str, Spent]) -> Totals:
     """Proves from the ledger that all is done, and tidies up."""
     receipts = attempt.ledger.receipts()
     totals = reconcile(
@@ -183,7 +199,7 @@ def _finish(attempt: Attempt, work: Work, loads: dict[str, int]) -> Totals:
         output=attempt.config.output,
         num_chains=work.num_chains,
         num_rounds=attempt.config.num_rounds,
-        model_loads=loads,
+        spent=spent,
         started_at=attempt.started_at,
         ended_at=time.time(),
     )
@@ -241,10 +257,11 @@ def loop_demands(config: SynergyConfig) -> list[Demand]:
     return [
         _demand("generator", pools.generator),
         _demand("captioner", pools.captioner),
+        *([_demand("scorer", pools.scorer)] if config.scorer.is_on else []),
         Demand(
             name="stages",
             num_replicas=least_processes(
-                config.stages, config.num_rounds * len(stages_of_round(0))
+                config.stages, config.num_rounds * len(stages_of_round(config, 0))
             ),
             num_cpus=STAGE_CPUS,
             num_gpus=0.0,
@@ -269,23 +286,18 @@ def _fit_stages(config: SynergyConfig, num_units: int) -> SynergyConfig:
 
 
 @contextmanager
-def _pools(
-    config: SynergyConfig, generator: Factory, captioner: Factory
-) -> Generator[tuple[Pool, Pool]]:
-    """Both pools, that with fewer replicas first.
+def _pools(config: SynergyConfig, factories: dict[str, Factory]) -> Generator[dict[str, Pool]]:
+    """A pool for each model, that with the fewest replicas first.
 
     Processes start one after the other, .5 s of a core each. The one captioner behind eight
     generators was the last to be there, and the run waited for it to its end.
     """
+    configs: dict[str, PoolConfig] = {name: getattr(config.pools, name) for name in factories}
     pools: dict[str, Pool] = {}
-    starts = [
-        ("generator", generator, config.pools.generator),
-        ("captioner", captioner, config.pools.captioner),
-    ]
     with ExitStack() as stack:
-        for name, factory, pool in sorted(starts, key=lambda one: one[2].least_replicas):
-            pools[name] = stack.enter_context(_pool(name, factory, pool))
-        yield pools["generator"], pools["captioner"]
+        for name in sorted(factories, key=lambda name: configs[name].least_replicas):
+            pools[name] = stack.enter_context(_pool(name, factories[name], configs[name]))
+        yield pools
 
 
 @contextmanager
@@ -305,11 +317,11 @@ def _show(config: SynergyConfig, work: Work) -> Generator[Board]:
     for r in range(config.num_rounds):
         left = sum(unit.num_chains for unit in work.units if unit.next_round <= r)
         total = max(work.num_chains, left)
-        for name in stages_of_round(r):
+        for name in stages_of_round(config, r):
             totals[name] = total
             if total > left:
                 board.add(name, total - left)
-    pair_stages = [stages_of_round(r)[-1] for r in range(config.num_rounds)]
+    pair_stages = [stages_of_round(config, r)[-1] for r in range(config.num_rounds)]
     try:
         with Progress(board.snapshot, totals, pair_stages):
             yield board

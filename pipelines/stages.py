@@ -233,7 +233,12 @@ def count_new_errors(before: list[Row], after: list[Row], verb: str) -> int:
     """Chains that this stage saw fail; `record` sees those that it writes an error row for."""
     return sum(
         (is_live(old) and bool(new.get("error")) and new["error_stage"] == verb)
-        or (verb == "record" and new["is_stopped"] and not old["is_stopped"])
+        or (
+            verb == "record"
+            and new["is_stopped"]
+            and not old["is_stopped"]
+            and not new.get("stop_reason")
+        )
         for old, new in zip(before, after, strict=True)
     )
 
@@ -273,21 +278,38 @@ def describe_with(pool: RowPool, round_index: int, run_seed: int, group_size: in
     return _answer_with(pool, "describe", round_index, run_seed, group_size)
 
 
+def score_with(pool: RowPool, round_index: int, group_size: int = 1) -> Work:
+    """Gives every live chain the scores of its image and its description."""
+
+    async def work(rows: list[Row]) -> list[Row]:
+        live = [row for row in rows if is_live(row)]
+        return await _ask(pool, "score", round_index, group_size, rows, live)
+
+    return work
+
+
 def _answer_with(
     pool: RowPool, verb: Role, round_index: int, run_seed: int, group_size: int
 ) -> Work:
     async def work(rows: list[Row]) -> list[Row]:
         live = [row for row in rows if is_live(row)]
-        if not live:
-            return rows
         for row in live:
             row[f"rng_seed_{verb}"] = derive_rng_seed(run_seed, row["chain_id"], round_index, verb)
-        order = serve_order(rows[0]["unit_index"], round_index, group_size)
-        answers = await pool.run(live, order=order)
-        done = iter(_settle(row, one, verb) for row, one in zip(live, answers, strict=True))
-        return [next(done) if is_live(row) else row for row in rows]
+        return await _ask(pool, verb, round_index, group_size, rows, live)
 
     return work
+
+
+async def _ask(
+    pool: RowPool, verb: str, round_index: int, group_size: int, rows: list[Row], live: list[Row]
+) -> list[Row]:
+    """The rows with the live ones as the pool answered them."""
+    if not live:
+        return rows
+    order = serve_order(rows[0]["unit_index"], round_index, group_size)
+    answers = await pool.run(live, order=order)
+    done = iter(_settle(row, one, verb) for row, one in zip(live, answers, strict=True))
+    return [next(done) if is_live(row) else row for row in rows]
 
 
 def _settle(row: Row, answer: Row | Poison, verb: str) -> Row:

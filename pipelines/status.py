@@ -18,7 +18,7 @@ from cluster.storage import is_local, local_path, open_store
 from pipelines import seeds as seed_tables
 from pipelines.contact_sheet import draw_sheet, read_chains
 from pipelines.overview import can_show_datasets
-from pipelines.run_totals import Totals, count_reasons
+from pipelines.run_totals import Saved, Totals, count_reasons, count_stop_reasons
 
 SHEET_NAME = "contact_sheet.png"
 SHEET_CHAINS = 6
@@ -46,6 +46,7 @@ class Status:
     num_units: int | None
     rounds: list[RoundStatus]
     error_reasons: dict[str, int]
+    stop_reasons: dict[str, int]  # chains that a rule stopped
     started_at: str
     last_commit_at: str | None
     is_finished: bool
@@ -84,6 +85,7 @@ def read_status(output: str) -> Status:
         num_units=num_units,
         rounds=rounds,
         error_reasons=count_reasons(receipts),
+        stop_reasons=count_stop_reasons(receipts),
         started_at=run["started_at"],
         last_commit_at=max((receipt.committed_at for receipt in receipts), default=None),
         is_finished=num_units is not None
@@ -114,6 +116,7 @@ def describe_status(status: Status) -> str:
             f"{one.num_stopped:12d}"
         )
     lines += [f"  {number} {reason}" for reason, number in status.error_reasons.items()]
+    lines += [f"  {number} chains {rule}" for rule, number in status.stop_reasons.items()]
     if status.last_commit_at:
         ago = datetime.now(UTC) - datetime.fromisoformat(status.last_commit_at)
         lines.append(f"last commit {ago.total_seconds():.0f} s ago")
@@ -143,13 +146,29 @@ def describe_totals(totals: Totals) -> str:
         f"dataset    {totals.output.rstrip('/')}/data",
         f"pairs      {totals.num_pairs} from {totals.num_chains} chains x {totals.num_rounds} "
         f"rounds; {totals.num_resumed} rows were there before",
-        f"error rows {totals.num_error_rows}, and {totals.num_stopped} rows not grown after them",
+        f"error rows {totals.num_error_rows}; {totals.num_stopped} rows not grown, after an error "
+        "row or a rule",
         *(f"           {number} {reason}" for reason, number in reasons[:5]),
+        *_describe_saved(totals.stop_reasons, totals.saved),
         f"speed      {totals.pairs_per_s:.2f} pairs/s over {totals.wall_s:.1f} s, start included",
         f"look       pairloom look {totals.output}",
         *(["", *_snippet(totals.output)] if is_local(totals.output) else []),
     ]
     return "\n".join(lines)
+
+
+def _describe_saved(reasons: dict[str, int], saved: Saved) -> list[str]:
+    """Which rules stopped how many chains, and what that spared; nothing where none did."""
+    if not saved.num_chains:
+        return []
+    rules = ", ".join(f"{number} {rule}" for rule, number in reasons.items())
+    lines = [f"stopped    {saved.num_chains} chains: {rules}; {saved.num_rows} rows not grown"]
+    if saved.model_s is None:
+        return lines
+    return [
+        *lines,
+        f"saved      {saved.model_s:.0f} s of the models, {saved.gpu_s:.0f} GPU-seconds",
+    ]
 
 
 def _snippet(output: str) -> list[str]:

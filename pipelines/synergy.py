@@ -10,22 +10,34 @@ Limits: rounds of one chain are a sequence; it is the many chains that run in pa
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from actors.image_to_text import ImageToTextConfig
 from actors.models import ModelIdentity
 from actors.records import Row
+from actors.scoring_config import ScorerConfig
 from actors.text_to_image import TextToImageConfig
 from cluster.ledger import Ledger
+from cluster.metrics import Observer
 from cluster.pool import PoolConfig
 from cluster.session import SessionConfig
 from cluster.telemetry import Board
+from pipelines.drift import StopConfig
 from pipelines.limits import LimitsConfig
 from pipelines.outlook import PlanConfig
-from pipelines.record import catch_up_with, record_to
+from pipelines.record import Recording, catch_up_with, record_to
 from pipelines.sources import SeedsConfig
-from pipelines.stages import RowPool, Stage, StagesConfig, describe_with, draw_with, lay_out
+from pipelines.stages import (
+    RowPool,
+    Stage,
+    StagesConfig,
+    Work,
+    describe_with,
+    draw_with,
+    lay_out,
+    score_with,
+)
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -37,13 +49,14 @@ class PoolsConfig:
 
     generator: PoolConfig = field(default_factory=PoolConfig)
     captioner: PoolConfig = field(default_factory=PoolConfig)
+    scorer: PoolConfig = field(default_factory=PoolConfig)  # started where `scorer.backend` is set
 
 
 @dataclass(frozen=True, kw_only=True)
 class SynergyConfig:
-    """One run. `generator`, `captioner`, `seeds`, `mode` and the numbers decide what the pairs are;
-    `pools`, `stages`, `cluster` and `limits` only decide how fast they come and when the run gives
-    up, `plan` what is said of it beforehand; they may change on a resume."""
+    """One run. `generator`, `captioner`, `scorer`, `stop`, `seeds`, `mode` and the numbers decide
+    what the pairs are; `pools`, `stages`, `cluster` and `limits` only decide how fast they come and
+    when the run gives up, `plan` what is said of it beforehand; they may change on a resume."""
 
     output: str  # folder or URI: s3://bucket/prefix, gs://..., az://...
     # Your word that no second driver writes there, for a store that ignores put-if-absent
@@ -55,6 +68,8 @@ class SynergyConfig:
     seeds: SeedsConfig = field(default_factory=SeedsConfig)
     generator: TextToImageConfig = field(default_factory=TextToImageConfig)
     captioner: ImageToTextConfig = field(default_factory=ImageToTextConfig)
+    scorer: ScorerConfig = field(default_factory=ScorerConfig)
+    stop: StopConfig = field(default_factory=StopConfig)
     pools: PoolsConfig = field(default_factory=PoolsConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)
     cluster: SessionConfig = field(default_factory=SessionConfig)
@@ -77,11 +92,26 @@ class SynergyConfig:
                 "field 'seeds.path' is null and 'seeds.author.num_batches' is 0: "
                 "give a seed file, or let the author write b batches"
             )
+        if self.stop.is_on and self.mode != "loop":
+            raise ValueError(
+                f"field 'stop' has rules, and 'mode' is {self.mode!r}: only the rounds of a loop "
+                "follow from each other"
+            )
+        if self.stop.needs_scores and not self.scorer.is_on:
+            raise ValueError(
+                "field 'stop' compares similarities, and 'scorer.backend' is 'none': set it to "
+                "'clip'"
+            )
 
     @property
     def is_loop(self) -> bool:
         """Whether each description becomes the next prompt."""
         return self.mode == "loop"
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether a round needs more of the earlier ones than the last description."""
+        return self.scorer.is_on or self.stop.is_on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +120,7 @@ class Models:
 
     generator: ModelIdentity
     captioner: ModelIdentity
+    scorer: ModelIdentity | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +129,7 @@ class Pools:
 
     generator: RowPool
     captioner: RowPool
+    scorer: RowPool | None = None
 
 
 def build(
@@ -108,33 +140,26 @@ def build(
     constants: dict[str, Any],
     board: Board | None = None,
 ) -> "Dataset":
-    """The loop as a dataset: three stages a round, nothing runs until it is consumed."""
+    """The loop as a dataset: three or four stages a round, nothing runs until it is consumed."""
     seed, group_size = config.run_seed, units_a_group(config)
+    see_commit = Observer("pairloom_commit_seconds")
+    how = Recording(
+        is_loop=config.is_loop, constants=constants, has_memory=config.has_memory, stop=config.stop
+    )
     stages: list[Stage] = []
+
+    def add(verb: str, work: Work, is_by_row: bool = True) -> None:
+        stages.append(Stage(verb=verb, round_index=r, work=work, is_by_row=is_by_row, board=board))
+
     for r in range(config.num_rounds):
-        stages += [
-            Stage(
-                verb="draw",
-                round_index=r,
-                work=draw_with(pools.generator, r, seed, group_size),
-                board=board,
-            ),
-            Stage(
-                verb="describe",
-                round_index=r,
-                work=describe_with(pools.captioner, r, seed, group_size),
-                board=board,
-            ),
-            Stage(
-                verb="record",
-                round_index=r,
-                work=record_to(ledger, r, config.is_loop, constants),
-                is_by_row=False,
-                board=board,
-            ),
-        ]
-    catch_up = catch_up_with(ledger, config.is_loop)
-    return lay_out(chains, stages, catch_up, config.stages, part_size(config))
+        add("draw", draw_with(pools.generator, r, seed, group_size))
+        add("describe", describe_with(pools.captioner, r, seed, group_size))
+        if pools.scorer is not None:
+            add("score", score_with(pools.scorer, r, group_size))
+        is_last = r == config.num_rounds - 1  # no chain can stop any more
+        last = replace(how, stop=None) if is_last or not config.stop.is_on else how
+        add("record", record_to(ledger, r, last, see_commit), is_by_row=False)
+    return lay_out(chains, stages, catch_up_with(ledger, how), config.stages, part_size(config))
 
 
 def part_size(config: SynergyConfig) -> int:
@@ -153,9 +178,10 @@ def units_a_group(config: SynergyConfig) -> int:
     return math.ceil(rows / config.unit_size)
 
 
-def stages_of_round(round_index: int) -> list[str]:
+def stages_of_round(config: SynergyConfig, round_index: int) -> list[str]:
     """The stages of one round in order, as the dashboard names them."""
-    return [f"{verb}[r{round_index}]" for verb in ("draw", "describe", "record")]
+    scores = ("score",) if config.scorer.is_on else ()
+    return [f"{verb}[r{round_index}]" for verb in ("draw", "describe", *scores, "record")]
 
 
 def constant_columns(config: SynergyConfig, models: Models) -> Row:
@@ -167,7 +193,15 @@ def constant_columns(config: SynergyConfig, models: Models) -> Row:
         "instruction_sha256": instruction.sha256,
         "generator": _model_column(models.generator, config.generator.sampling_params()),
         "captioner": _model_column(models.captioner, config.captioner.sampling_params()),
+        **_scorer_column(config, models),
     }
+
+
+def _scorer_column(config: SynergyConfig, models: Models) -> Row:
+    """None of it in a run without a scorer: its fingerprint is that of before there were any."""
+    if models.scorer is None:
+        return {}
+    return {"scorer": _model_column(models.scorer, config.scorer.params())}
 
 
 def fingerprint_fields(config: SynergyConfig, models: Models, seeds: Row) -> Row:
@@ -178,7 +212,9 @@ def fingerprint_fields(config: SynergyConfig, models: Models, seeds: Row) -> Row
     content.
     """
     constants = constant_columns(config, models)
-    for role in ("generator", "captioner"):
+    for role in ("generator", "captioner", "scorer"):
+        if role not in constants:
+            continue
         model = constants[role]
         # The same bytes under another name, or in another folder, are the same model.
         constants[role] = {"is": model["digest"] or model["id"], "params": model["params"]}
@@ -190,6 +226,7 @@ def fingerprint_fields(config: SynergyConfig, models: Models, seeds: Row) -> Row
         "unit_size": config.unit_size,
         "seeds": seeds,
         **constants,
+        **({"stop": asdict(config.stop)} if config.stop.is_on else {}),
     }
 
 

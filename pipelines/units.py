@@ -1,14 +1,16 @@
 """Slices the seed table into units and hands each to the loop as one block, at the round it is due.
 
 A unit that was begun before continues at its first round without a receipt, from the committed
-descriptions of the round before it; a finished unit is not handed out at all.
+descriptions of the round before it, and with what its chains remember of all of them; a finished
+unit is not handed out at all.
 
 Limits: every unit is one read task. The table of starts lies once in Ray's object store (about
 200 bytes a chain) and once in the driver.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +21,7 @@ from ray.data.block import BlockMetadata
 from actors.records import CHAIN_SCHEMA, Row, derive_unit_id
 from cluster.errors import CommitError
 from cluster.ledger import Ledger
+from pipelines.memory import BARE_COLUMNS, read_past, remember
 
 # How a chain begins: `prompt` and `parent_id` are those of the unit's first round; `error` is that
 # of a bad seed, `replaces` the reason that a replayed chain failed for.
@@ -71,22 +74,31 @@ def plan_remaining(units: list[Unit], next_rounds: dict[str, int], num_rounds: i
     ]
 
 
-def start_chains(unit: Unit, starts: pa.Table, is_loop: bool, ledger: Ledger) -> pa.Table:
+def start_chains(
+    unit: Unit, starts: pa.Table, is_loop: bool, ledger: Ledger, has_memory: bool = False
+) -> pa.Table:
     """The chains of a unit in `CHAIN_SCHEMA`, ready for round `unit.next_round`."""
-    before = _committed(unit, ledger) if unit.next_round > unit.first_round else None
+    before = _committed(unit, ledger, has_memory) if unit.next_round > unit.first_round else None
     rows = starts.slice(unit.offset, unit.num_chains).to_pylist()
     chains = [_start_chain(unit, row, before, is_loop) for row in rows]
+    if has_memory and unit.next_round:
+        names = {row["chain_id"] for row in rows}
+        past = read_past(ledger, unit.unit_id, names, unit.next_round)
+        for chain in chains:
+            for pair in () if chain["is_stopped"] else past.get(chain["chain_id"], ()):
+                chain |= remember(chain, pair)
     return pa.Table.from_pylist(chains, schema=CHAIN_SCHEMA)
 
 
-def _committed(unit: Unit, ledger: Ledger) -> dict[str, Row]:
+def _committed(unit: Unit, ledger: Ledger, has_memory: bool) -> dict[str, Row]:
     receipt = ledger.receipt(unit.unit_id, unit.next_round - 1)
     if receipt is None:
         raise CommitError(
             f"unit {unit.unit_id}: the receipt of round {unit.next_round - 1} is gone"
         )
-    rows = ledger.read_pairs(receipt, ["chain_id", "pair_id", "description"]).to_pylist()
-    return {row["chain_id"]: row for row in rows}
+    # A run that an earlier version began has no reasons to stop, and no column for them.
+    columns = (*BARE_COLUMNS, "stop_reason") if has_memory else BARE_COLUMNS
+    return {row["chain_id"]: row for row in ledger.read_pairs(receipt, columns).to_pylist()}
 
 
 def _start_chain(unit: Unit, start: Row, before: dict[str, Row] | None, is_loop: bool) -> Row:
@@ -101,8 +113,8 @@ def _start_chain(unit: Unit, start: Row, before: dict[str, Row] | None, is_loop:
     if before is None:
         return chain
     pair = before.get(start["chain_id"])
-    if pair is None:
-        # It failed in the round before, or earlier: nothing more is grown.
+    if pair is None or pair.get("stop_reason"):
+        # It failed or stopped in the round before, or earlier: nothing more is grown.
         return chain | {"is_stopped": True}
     return chain | (
         {"prompt": pair["description"], "parent_id": pair["pair_id"]} if is_loop else {}
@@ -112,12 +124,18 @@ def _start_chain(unit: Unit, start: Row, before: dict[str, Row] | None, is_loop:
 class UnitSource(Datasource):
     """One read task and one block for each unit that is left to do."""
 
-    def __init__(self, units: list[Unit], starts: Any, is_loop: bool, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        units: list[Unit],
+        starts: Any,
+        is_loop: bool,
+        ledger: Ledger,
+        has_memory: bool = False,
+    ) -> None:
         super().__init__()
         self._units = units
         self._starts = starts  # a reference: in each task, 10,000 units would hold a gigabyte
-        self._is_loop = is_loop
-        self._ledger = ledger
+        self._start = partial(start_chains, is_loop=is_loop, ledger=ledger, has_memory=has_memory)
 
     def get_name(self) -> str:
         """Shown on the dashboard as `ReadUnits`."""
@@ -131,12 +149,12 @@ class UnitSource(Datasource):
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
         """One task a unit, whatever parallelism Ray Data has in mind: a unit must stay whole."""
-        return [_read_task(unit, self._starts, self._is_loop, self._ledger) for unit in self._units]
+        return [_read_task(unit, self._starts, self._start) for unit in self._units]
 
 
-def _read_task(unit: Unit, starts: Any, is_loop: bool, ledger: Ledger) -> ReadTask:
+def _read_task(unit: Unit, starts: Any, start: Callable[[Unit, pa.Table], pa.Table]) -> ReadTask:
     def read() -> Iterator[pa.Table]:
-        yield start_chains(unit, ray.get(starts), is_loop, ledger)
+        yield start(unit, ray.get(starts))
 
     metadata = BlockMetadata(
         num_rows=unit.num_chains, size_bytes=None, input_files=None, exec_stats=None

@@ -5,8 +5,6 @@ for a hub repository of one holds many. What a distilled checkpoint needs (steps
 scheduler, spacing) is told in conf/synergy_sdxl.yaml and not guessed from its name.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,13 +15,12 @@ from actors.models import (
     ModelSource,
     check_digest,
     digest_file,
-    digest_folder,
     fetch_model,
     identify_model,
-    read_licence,
     resolve_model,
     resolve_weights,
 )
+from actors.parts import combine_digests, combine_identities, digest_fetched, identify_file
 from actors.validation import check_choice, check_range
 
 # Names to classes of diffusers: what is not here is not built, whatever a config says.
@@ -118,8 +115,8 @@ def identify_sdxl(model: str, config: SdxlConfig) -> ModelIdentity:
     """
     parts = [identify_model(source) for source in _sources(model, config)]
     if config.lora:
-        parts.append(_identify_lora(config.lora))
-    return _combine_identities(parts) if len(parts) > 1 else parts[0]
+        parts.append(identify_file(resolve_weights("lora", config.lora)))
+    return combine_identities(parts)
 
 
 def fetch_sdxl(model: str, config: SdxlConfig, expected_digest: str | None = None) -> SdxlFiles:
@@ -152,34 +149,5 @@ def _sources(model: str, config: SdxlConfig) -> list[ModelSource]:
 
 
 def _digest_parts(fetched: Sequence[tuple[Path, str | None]], lora: Path | None) -> str:
-    digests = [f"git:{commit}" if commit else digest_folder(folder) for folder, commit in fetched]
-    return _combine_digests(digests + ([f"sha256:{digest_file(lora)}"] if lora else []))
-
-
-def _identify_lora(path: str) -> ModelIdentity:
-    file = resolve_weights("lora", path)
-    return ModelIdentity(
-        id=file.stem,
-        revision=None,
-        digest=f"sha256:{digest_file(file)}",
-        licence=read_licence(file.parent),
-    )
-
-
-def _combine_identities(parts: Sequence[ModelIdentity]) -> ModelIdentity:
-    """What the record says of a model made of several: every part's bytes count.
-
-    The first part is the base, whose revision is the model's.
-    """
-    return ModelIdentity(
-        id=" + ".join(part.id for part in parts),
-        revision=parts[0].revision,
-        digest=_combine_digests([part.digest or part.id for part in parts]),
-        licence=", ".join(dict.fromkeys(part.licence for part in parts)),
-        parts=tuple(parts),
-    )
-
-
-def _combine_digests(digests: Sequence[str]) -> str:
-    """One digest of several, in order."""
-    return f"sha256:{hashlib.sha256(json.dumps(list(digests)).encode()).hexdigest()}"
+    digests = [digest_fetched(folder, commit) for folder, commit in fetched]
+    return combine_digests(digests + ([f"sha256:{digest_file(lora)}"] if lora else []))

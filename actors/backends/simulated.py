@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from PIL import Image
 
-from actors.engines import Drawn, EngineDeadError
+from actors.engines import Drawn, EngineDeadError, Scored
 from actors.images import image_from_floats
 from actors.models import ModelIdentity
 from actors.reasons import RowError
@@ -124,7 +124,7 @@ def draw_image(prompt: str, rng_seed: int, width_px: int, height_px: int) -> Ima
 
 
 class _Simulator:
-    """Time, faults and the log, shared by the three engines."""
+    """Time, faults and the log, shared by the engines."""
 
     def __init__(self, config: SimulatedConfig, role: str) -> None:
         self._config = config
@@ -293,6 +293,42 @@ class SimulatedTextEngine:
             for prompt, rng_seed in zip(prompts, rng_seeds, strict=True)
         ]
         return _spoil_texts(texts, faulty, self._config.fault)
+
+
+class SimulatedScoreEngine:
+    """Vectors of noise, a pure function of the picture's pixels or of the text; no further models.
+
+    Two of them are alike by chance only, by .25 on average and at either side of 0.
+    """
+
+    NUM_DIMENSIONS: Final = 16
+
+    def __init__(self, config: SimulatedConfig) -> None:
+        self._config = config
+        self._simulator = _Simulator(config, "score")
+
+    def preprocess(self, image: Image.Image) -> tuple[str, str]:
+        return read_prompt(image) or "", hashlib.sha256(image.tobytes()).hexdigest()
+
+    def score(self, pictures: list[tuple[str, str]], texts: list[list[str]]) -> list[Scored]:
+        prompts, digests = [one for one, _ in pictures], [one for _, one in pictures]
+        faulty = self._simulator.call(prompts, [int(one[:15], 16) for one in digests])
+        scored = [self._score_one(*one) for one in zip(digests, texts, faulty, strict=True)]
+        return _spoil_list(scored, self._config.fault) if any(faulty) else scored
+
+    def _score_one(self, digest: str, texts: list[str], is_faulty: bool) -> Scored:
+        image = self._vector(digest)
+        is_spoilt = is_faulty and self._config.fault in ("nan", "broken", "empty")
+        return Scored(
+            image=image * np.float32("nan") if is_spoilt else image,
+            texts=tuple(self._vector(text) for text in texts),
+            heads={},
+        )
+
+    def _vector(self, key: str) -> np.ndarray:
+        seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+        noise = np.random.default_rng(seed).standard_normal(self.NUM_DIMENSIONS)
+        return (noise / np.linalg.norm(noise)).astype(np.float32)
 
 
 def _spoil_texts(texts: list[str], faulty: list[bool], fault: str) -> list[str]:

@@ -40,6 +40,8 @@ _RECEIPT_FIELDS = {
     *("format", "unit_id", "round_index", "data", "dead_letter", *_RECEIPT_COUNTS),
     *("error_reasons", "replaced_reasons", "ids_digest", "fingerprint", "versions", "committed_at"),
 }
+# There where a rule ended chains with this commit's pairs, and nowhere else.
+_STOP_REASONS = "stop_reasons"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,7 @@ class Receipt:
     num_replaced_errors: int
     num_replaced_stopped: int
     error_reasons: dict[str, int]
+    stop_reasons: dict[str, int]
     ids_digest: str
 
 
@@ -204,7 +207,7 @@ def read_plan(
 def read_receipt(data: bytes, unit: UnitName, round_index: int, fingerprint: str) -> Receipt:
     """`ValueError`, with what is wrong, unless this is the receipt that its name says."""
     record = _object(data)
-    if record.get("format") != RECEIPT_FORMAT or record.keys() != _RECEIPT_FIELDS:
+    if record.get("format") != RECEIPT_FORMAT or record.keys() - {_STOP_REASONS} != _RECEIPT_FIELDS:
         odd = sorted(record.keys() ^ _RECEIPT_FIELDS)
         raise ValueError(f"format {record.get('format')!r}, fields that differ: {odd}")
     if (record["unit_id"], record["round_index"]) != (unit.unit_id, round_index):
@@ -218,6 +221,8 @@ def read_receipt(data: bytes, unit: UnitName, round_index: int, fingerprint: str
         _text("versions", version)
     reasons = _read_reasons("error_reasons", record, record["num_error_rows"])
     _read_reasons("replaced_reasons", record, record["num_replaced_errors"])
+    stops = _fields(_STOP_REASONS, record.get(_STOP_REASONS, {}))
+    _read_reasons(_STOP_REASONS, {_STOP_REASONS: stops}, sum(stops.values()))
     where = (unit.unit_id, round_index)
     files = [
         _read_ref(record["data"], "data", where, record["num_pairs"]),
@@ -231,6 +236,7 @@ def read_receipt(data: bytes, unit: UnitName, round_index: int, fingerprint: str
         num_replaced_errors=record["num_replaced_errors"],
         num_replaced_stopped=record["num_replaced_stopped"],
         error_reasons=reasons,
+        stop_reasons=stops,
         ids_digest=record["ids_digest"],
     )
 

@@ -128,7 +128,7 @@ class Rows:
         if not self._waiting:
             return
         columns = "unit_id, round_index, is_pair, chain_id, parent_id, md5_number(seed), "
-        columns += "md5_number(prompt), md5_number(description), stage"
+        columns += "md5_number(prompt), md5_number(description), stage, stop_reason"
         self._insert("entries", columns, pa.concat_tables(self._waiting))
         self._waiting, self._num_waiting = [], 0
 

@@ -1,9 +1,10 @@
 """What must hold between the rows of a run, as SQL.
 
 Every chain of every round has one *state* in each unit that holds the chain: `pair`, `error`,
-`stopped` (its unit has an earlier error row of it), `not_committed`, `unknown` (its unit has a
-file or a receipt of this or an earlier round that cannot be read) or `lost`. What counts is the
-state in the unit of the highest generation: replays take the place of what failed.
+`stopped` (its unit has an earlier error row of it, or a pair with the reason why it ends there),
+`not_committed`, `unknown` (its unit has a file or a receipt of this or an earlier round that cannot
+be read) or `lost`. What counts is the state in the unit of the highest generation: replays take the
+place of what failed.
 
 Limits: `$num_rounds` and `$is_loop` are filled in by `rows.py`, as numbers and words of its own.
 """
@@ -18,7 +19,8 @@ create table replayed (unit_id varchar, chain_id varchar);
 create table receipts (unit_id varchar, round_index integer, is_whole boolean, num_stopped bigint,
     num_replaced_errors bigint, num_replaced_stopped bigint);
 create table entries (unit_id varchar, round_index integer, is_pair boolean, chain_id varchar,
-    parent_id varchar, seed uhugeint, prompt uhugeint, description uhugeint, stage varchar);
+    parent_id varchar, seed uhugeint, prompt uhugeint, description uhugeint, stage varchar,
+    stop_reason varchar);
 """
 
 STATES = """
@@ -39,7 +41,7 @@ create table commits as
     left join receipts r on r.unit_id = u.unit_id and r.round_index = n.round_index;
 create table deaths as
     select unit_id, chain_id, min(round_index) as round_index
-    from entries where not is_pair group by all;
+    from entries where not is_pair or stop_reason is not null group by all;
 create table states as
 with
     broken as (select unit_id, min(round_index) as round_index
@@ -78,7 +80,7 @@ FAULTS: list[tuple[Kind, str, str]] = [
     ),
     (
         "lost",
-        "chains without a row, and without an error row before",
+        "chains without a row, and without an error row or an end before",
         """select unit_id, round_index, count(*), min(chain_id)
         from states where state = 'lost' group by all""",
     ),
@@ -127,7 +129,7 @@ FAULTS: list[tuple[Kind, str, str]] = [
     ),
     (
         "unexpected",
-        "rows of chains that failed in an earlier round",
+        "rows of chains that failed or ended in an earlier round",
         """select e.unit_id, e.round_index, count(*), min(chain_id)
         from entries e join deaths d using (unit_id, chain_id)
         where e.round_index > d.round_index group by all""",

@@ -52,6 +52,25 @@ PAIR_COLUMNS = _SHARED | {
     "draw_s": "double",
     "describe_s": "double",
 }
+# What runs before version 2.1 of the format do not have, and others have throughout.
+NEWER_PAIR_COLUMNS = {
+    "clip_similarity": "float",
+    "clip_similarity_description": "float",
+    "image_similarity_first": "float",
+    "image_similarity_previous": "float",
+    "text_similarity_first": "float",
+    "text_similarity_previous": "float",
+    "aesthetic": "float",
+    "punsafe": "float",
+    "pwatermark": "float",
+    "phash": "string",
+    "caption_flags": "list<string>",
+    "image_embedding": "list<float>",
+    "text_embedding": "list<float>",
+    "score_s": "double",
+    "scorer": _MODEL,
+    "stop_reason": "string",
+}
 DEAD_LETTER_COLUMNS = _SHARED | {
     "stage": "string",
     "reason": "string",
@@ -72,6 +91,7 @@ ENTRY_SCHEMA = pa.schema(
         ("prompt", pa.string()),
         ("description", pa.string()),
         ("stage", pa.string()),
+        ("stop_reason", pa.string()),
     ]
 )
 
@@ -106,14 +126,16 @@ class Commit:
 def check_commit(prefix: Prefix, receipt: Receipt) -> Commit:
     """Reads the files of a receipt, one after the other, and checks each."""
     commit = Commit(receipt)
-    reasons = Counter[str]()
+    reasons, stops = Counter[str](), Counter[str]()
     for ref in receipt.files:
         table = _read(prefix, ref, commit)
         if table is None:
             continue
         _check_names(table, ref, commit)
         _check_images(table, ref, commit)
-        if not ref.is_pairs:
+        if ref.is_pairs:
+            stops.update(_stops(table).drop_null().to_pylist())
+        else:
             reasons.update(table.column("reason").to_pylist())
         commit.entries.append(_entries(table, ref, receipt))
     if commit.is_whole:
@@ -122,6 +144,8 @@ def check_commit(prefix: Prefix, receipt: Receipt) -> Commit:
             commit.add("corrupt", "the ids of its rows are not those of its receipt's digest")
         if reasons != receipt.error_reasons:
             commit.add("receipt", f"error_reasons differ from the dead letters, {dict(reasons)}")
+        if stops != receipt.stop_reasons:
+            commit.add("receipt", f"stop_reasons differ from the pairs, {dict(stops)}")
     return commit
 
 
@@ -143,8 +167,10 @@ def _read(prefix: Prefix, ref: FileRef, commit: Commit) -> pa.Table | None:
         commit.add("corrupt", f"does not open as Parquet: {error}", ref.key, ref.num_rows)
         return None
     expected = PAIR_COLUMNS if ref.is_pairs else DEAD_LETTER_COLUMNS
-    found = {column.name: str(column.type) for column in table.schema}
+    found = {column.name: _kind(column.type) for column in table.schema}
     odd = sorted(name for name, kind in expected.items() if found.get(name) != kind)
+    newer = NEWER_PAIR_COLUMNS if ref.is_pairs else {}
+    odd += sorted(name for name, kind in newer.items() if found.get(name, kind) != kind)
     if odd:
         commit.add("corrupt", f"columns {odd} are missing or of another type", ref.key)
         return None
@@ -153,6 +179,18 @@ def _read(prefix: Prefix, ref: FileRef, commit: Commit) -> pa.Table | None:
         # Those that are there are judged; those that are not show as lost.
         commit.add("receipt", sentence, ref.key)
     return table
+
+
+def _kind(kind: pa.DataType) -> str:
+    # Parquet calls what is in a list otherwise than Arrow does.
+    return f"list<{kind.value_type}>" if pa.types.is_list(kind) else str(kind)
+
+
+def _stops(table: pa.Table) -> Any:
+    """Why each pair is the last of its chain; null for one that is not."""
+    if "stop_reason" in table.schema.names:
+        return table.column("stop_reason")
+    return pa.nulls(table.num_rows, pa.string())
 
 
 def _check_names(table: pa.Table, ref: FileRef, commit: Commit) -> None:
@@ -205,6 +243,7 @@ def _entries(table: pa.Table, ref: FileRef, receipt: Receipt) -> pa.Table:
         "is_pair": pa.repeat(ref.is_pairs, length),
         "description": pa.nulls(length, pa.string()),
         "stage": pa.nulls(length, pa.string()),
+        "stop_reason": _stops(table),
     }
     own = ["pair_id", "chain_id", "parent_id", "seed", "prompt"]
     own.append("description" if ref.is_pairs else "stage")

@@ -41,7 +41,7 @@ def _reconcile(receipts: list[Receipt], before: list[Receipt], num_chains: int =
         output="o",
         num_chains=num_chains,
         num_rounds=2,
-        model_loads={},
+        spent={},
         started_at=START,
         ended_at=START + 20,
     )

@@ -12,12 +12,12 @@ from cluster.dispatch import Poison
 from cluster.errors import DrainingError
 from cluster.ledger import Ledger
 from cluster.storage import open_store
-from pipelines.record import catch_up_with, record_to
+from pipelines.record import Recording, catch_up_with, record_to
 from pipelines.sources import RawSeed, to_seed_table
 from pipelines.stages import Stage, check_whole, count_new_errors, describe_with, draw_with, walk
 from pipelines.units import slice_units, start_chains, to_starts
 
-CONSTANTS: dict[str, Any] = {"instruction": "Describe.", "instruction_id": "x"}
+HOW = Recording(is_loop=True, constants={"instruction": "Describe.", "instruction_id": "x"})
 
 
 class WordPool:
@@ -85,7 +85,7 @@ def test_a_committed_round_is_passed_through(ledger: Ledger) -> None:
 
 def test_record_drops_the_image_and_sets_the_next_prompt(ledger: Ledger) -> None:
     chains = _apply("describe", describe_with(WordPool(), 0, 7), _chains(ledger, ["a", "b"]))
-    after = _apply("record", record_to(ledger, 0, True, CONSTANTS), chains)
+    after = _apply("record", record_to(ledger, 0, HOW), chains)
     assert after.schema == CHAIN_SCHEMA
     assert after.column("image").to_pylist() == [None, None]
     assert after.column("prompt").to_pylist() == ["of <a>", "of <b>"]
@@ -97,8 +97,8 @@ def test_a_late_attempt_goes_on_with_the_winner_s_rows(ledger: Ledger) -> None:
     start = _chains(ledger, ["a", "b"])
     first = _apply("describe", describe_with(WordPool("winner "), 0, 7), start)
     second = _apply("describe", describe_with(WordPool("loser "), 0, 7), start)
-    _apply("record", record_to(ledger, 0, True, CONSTANTS), first)
-    after = _apply("record", record_to(ledger, 0, True, CONSTANTS), second)
+    _apply("record", record_to(ledger, 0, HOW), first)
+    after = _apply("record", record_to(ledger, 0, HOW), second)
     assert after.column("prompt").to_pylist() == ["winner of <a>", "winner of <b>"]
     assert len(ledger.receipts()) == 1
 
@@ -109,14 +109,14 @@ def test_a_late_attempt_follows_the_winner_into_errors_and_out_of_them(ledger: L
     rows = asyncio.run(describe_with(pool, 0, 7)(start))
     failed = [dict(row) for row in rows]
     failed[0]["error"] = "image_blank: x"
-    asyncio.run(record_to(ledger, 0, True, CONSTANTS)(failed))
+    asyncio.run(record_to(ledger, 0, HOW)(failed))
     other = [dict(row) for row in rows]
     other[1]["error"] = "engine_error: y"
-    after = asyncio.run(record_to(ledger, 0, True, CONSTANTS)(other))
+    after = asyncio.run(record_to(ledger, 0, HOW)(other))
     assert [row["is_stopped"] for row in after] == [True, False]
     own = [dict(row) for row in rows]
     own[0]["error"] = "engine_error: of the loser"
-    after = asyncio.run(record_to(ledger, 0, True, CONSTANTS)(own))
+    after = asyncio.run(record_to(ledger, 0, HOW)(own))
     assert [row["is_stopped"] for row in after] == [True, False]
     assert after[1]["prompt"] == "of <b>"
     (dead,) = ledger.read_dead_letters(ledger.receipts()[0]).to_pylist()
@@ -130,17 +130,17 @@ def test_an_error_is_counted_once_where_it_happened(ledger: Ledger) -> None:
     assert count_new_errors(start, drawn, "draw") == 1
     assert count_new_errors(start, drawn, "describe") == 0
     assert count_new_errors(drawn, drawn, "draw") == 0
-    recorded = asyncio.run(record_to(ledger, 0, True, CONSTANTS)(drawn))
+    recorded = asyncio.run(record_to(ledger, 0, HOW)(drawn))
     assert count_new_errors(drawn, recorded, "record") == 2  # the rows that were written as errors
-    again = asyncio.run(record_to(ledger, 1, True, CONSTANTS)(recorded))
+    again = asyncio.run(record_to(ledger, 1, HOW)(recorded))
     assert count_new_errors(recorded, again, "record") == 0
 
 
 def test_stopped_chains_are_counted_not_written(ledger: Ledger) -> None:
     rows = _apply("describe", describe_with(WordPool(), 0, 7), _chains(ledger, ["a", ""]))
-    rows = _apply("record", record_to(ledger, 0, True, CONSTANTS), rows)
+    rows = _apply("record", record_to(ledger, 0, HOW), rows)
     rows = _apply("describe", describe_with(WordPool(), 1, 7), rows, 1)
-    _apply("record", record_to(ledger, 1, True, CONSTANTS), rows, 1)
+    _apply("record", record_to(ledger, 1, HOW), rows, 1)
     counts = [(r.num_pairs, r.num_error_rows, r.num_stopped) for r in ledger.receipts()]
     assert counts == [(1, 1, 0), (1, 0, 1)]
 
@@ -152,7 +152,7 @@ def test_a_row_that_a_pool_gave_up_on_is_a_dead_letter_and_the_others_go_on(ledg
             return [Poison(kind="replica_died", message="SIGKILL", attempts=3), *answers[1:]]
 
     rows = _apply("draw", draw_with(Poisoned(), 0, 7), _chains(ledger, ["a", "b"]))
-    after = _apply("record", record_to(ledger, 0, True, CONSTANTS), rows)
+    after = _apply("record", record_to(ledger, 0, HOW), rows)
     assert after.column("is_stopped").to_pylist() == [True, False]
     (dead,) = ledger.read_dead_letters(ledger.receipts()[0]).to_pylist()
     assert (dead["stage"], dead["reason"], dead["message"]) == ("draw", "replica_died", "SIGKILL")
@@ -168,7 +168,7 @@ def test_a_unit_that_a_draining_pool_turns_away_passes_all_later_stages(ledger: 
     pool = WordPool()
     for round_index in (0, 1):
         chains = _apply("describe", describe_with(pool, round_index, 7), chains, round_index)
-        work = record_to(ledger, round_index, True, CONSTANTS)
+        work = record_to(ledger, round_index, HOW)
         chains = _apply("record", work, chains, round_index)
     assert pool.sent == []
     assert ledger.receipts() == []
@@ -235,10 +235,10 @@ def test_a_unit_catches_up_with_what_was_committed_meanwhile(ledger: Ledger) -> 
     start = _chains(ledger, ["a", "", "c"])
     for r in (0, 1):
         rows = _apply("describe", describe_with(WordPool(f"{r} "), r, 7), start, r)
-        start = _apply("record", record_to(ledger, r, True, CONSTANTS), rows, r)
+        start = _apply("record", record_to(ledger, r, HOW), rows, r)
     stale = _chains(ledger, ["a", "", "c"]).to_pylist()
-    fresh = asyncio.run(catch_up_with(ledger, True)(stale))
+    fresh = asyncio.run(catch_up_with(ledger, HOW)(stale))
     assert {row["next_round"] for row in fresh} == {2}
     assert [row | {"next_round": 0} for row in fresh] == start.to_pylist()
-    again = asyncio.run(catch_up_with(ledger, True)(fresh))
+    again = asyncio.run(catch_up_with(ledger, HOW)(fresh))
     assert again == fresh
