@@ -46,6 +46,7 @@ from pipelines.synergy import (
     stages_of_round,
     units_a_group,
 )
+from pipelines.traces import traced
 from pipelines.units import UnitSource
 from pipelines.watch import Watcher
 from pipelines.work import Work, plan_work
@@ -123,7 +124,8 @@ def execute(attempt: Attempt, work: Work, stop: Stop) -> dict[str, Spent]:
     log_plan(config, work)
     with (
         stop.watched(),
-        _pools(config, _factories(attempt)) as pools,
+        traced(attempt, _factories(attempt)) as factories,
+        _pools(config, factories) as pools,
         _show(config, work) as board,
         Watcher(attempt, tuple(pools.values()), work.committed, stop),
         _balance(config, work, (pools["generator"], pools["captioner"]), board),

@@ -13,6 +13,7 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from actors.backends.profiling import ProfileConfig
 from actors.image_to_text import ImageToTextConfig
 from actors.models import ModelIdentity
 from actors.records import Row
@@ -56,7 +57,8 @@ class PoolsConfig:
 class SynergyConfig:
     """One run. `generator`, `captioner`, `scorer`, `stop`, `seeds`, `mode` and the numbers decide
     what the pairs are; `pools`, `stages`, `cluster` and `limits` only decide how fast they come and
-    when the run gives up, `plan` what is said of it beforehand; they may change on a resume."""
+    when the run gives up, `plan` what is said of it beforehand, `profile` what is recorded of where
+    its time goes; they may change on a resume."""
 
     output: str  # folder or URI: s3://bucket/prefix, gs://..., az://...
     # Your word that no second driver writes there, for a store that ignores put-if-absent
@@ -75,6 +77,7 @@ class SynergyConfig:
     cluster: SessionConfig = field(default_factory=SessionConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
 
     def __post_init__(self) -> None:
         for name, least, most in (
