@@ -11,6 +11,7 @@
     pairloom filter OUTPUT [key=value ...]   which pairs are kept, and why others are not
     pairloom publish OUTPUT DEST [...]       the pairs as a dataset: shards, card, manifest
     pairloom gallery OUTPUT [DEST] [...]     a static site to look at them; --follow while it runs
+    pairloom models fetch MODEL DEST [...]   a vetted mirror of a hub model; `models verify DEST`
 
 Exit codes: 0 done; 1 the run could not go on (what is committed stays); 2 the input is wrong;
 130 interrupted, 143 terminated. Of `verify`: 0 sound and finished, 1 damaged, 3 sound so far. A
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from cluster.errors import PairloomError, StoppedError
 from pipelines.leaving import stop_on_signals
+from pipelines.models import verb as models_verb
 
 if TYPE_CHECKING:
     from pipelines.run_totals import Totals
@@ -61,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "filter": _filter,
         "publish": _publish,
         "gallery": _gallery,
+        "models": _models,
     }[arguments.verb]
     try:
         with stop_on_signals():
@@ -162,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("words", nargs="*", metavar="DEST key=value", help="its folder; its config")
     verb.add_argument("--follow", action="store_true", help="refresh it until the run is finished")
     verb.add_argument("--json", action="store_true", help="end with one line of JSON")
+    models_verb.add_verb(verbs.add_parser)
     return parser
 
 
@@ -296,6 +300,14 @@ def _gallery(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(dataclasses.asdict(built)))
     return 0
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    text, values, code = models_verb.run_verb(arguments)
+    print(text)
+    if arguments.json:
+        print(json.dumps(values))
+    return code
 
 
 def _fail(kind: str, error: Exception, code: int) -> int:
