@@ -71,7 +71,7 @@ PANELS: Final = (
     ),
     Panel(
         title="What becomes of rows",
-        question="What share fails, or is not grown because its chain had failed?",
+        question="What share fails, or is not grown because its chain failed or was stopped?",
         unit="ratio",
         queries={
             legend: f"sum({_rate(f'{kind}_rows_total')}) / (sum({_rate('error_rows_total')}) "

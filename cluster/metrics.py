@@ -58,7 +58,7 @@ METRICS: Final = (
     Metric(
         name="pairloom_stopped_rows_total",
         kind="counter",
-        help="Rows not grown because their chain had failed in a round before.",
+        help="Rows not grown because their chain failed, or a rule stopped it, in a round before.",
         unit="rows",
     ),
     Metric(
