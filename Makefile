@@ -123,6 +123,10 @@ k8s: $(VENV)/.dev
 	    || echo "no promtool: the tests of the alert rules are skipped"
 	$(PYTEST) tests/k8s
 
+.PHONY: dashboard
+dashboard: $(VENV)/.demo
+	$(BIN)/python -m cluster.grafana > k8s/components/monitoring/dashboard.json
+
 PROMTOOL := $(VENV)/prometheus/usr/bin/promtool
 $(PROMTOOL):
 	rm -rf $(VENV)/prometheus && mkdir -p $(VENV)/prometheus
