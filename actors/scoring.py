@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from actors.backends.simulated import SimulatedScoreEngine
+from actors.caption_hygiene import find_flags
 from actors.engines import Scored, ScoreEngine
 from actors.images import decode_image
 from actors.isolation import (
@@ -44,6 +45,7 @@ class ToScore:
 
     picture: Any
     phash: str
+    flags: list[str]
     texts: list[str]
     memory: dict[str, Vector]
 
@@ -54,9 +56,11 @@ Result = tuple[ToScore, Scored]
 class Scoring:
     """A batch of rows in, the same rows with scores out; also in steps (cluster's BatchSteps)."""
 
-    def __init__(self, engine: ScoreEngine, config: ScorerConfig) -> None:
+    def __init__(self, engine: ScoreEngine, config: ScorerConfig, instruction: str = "") -> None:
         self._engine = engine
         self._heads = config.heads()
+        self._hygiene = config.hygiene
+        self._instruction = instruction
         self._experience = Experience()
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
@@ -85,6 +89,7 @@ class Scoring:
         return ToScore(
             picture=self._engine.preprocess(picture),
             phash=phash(picture),
+            flags=find_flags(row["description"], self._instruction, self._hygiene),
             texts=[row["description"]] if is_known else [row["description"], row["prompt"]],
             memory=memory,
         )
@@ -108,6 +113,7 @@ class Scoring:
             **_compare("text", text, memory),
             **{name: self._head(name, scored) for name in self._heads},
             "phash": item.phash,
+            "caption_flags": item.flags,
             "image_embedding": image.astype("<f4").tobytes(),
             "text_embedding": text.astype("<f4").tobytes(),
         }
@@ -135,8 +141,12 @@ def _compare(kind: str, vector: Vector, memory: dict[str, Vector]) -> Row:
     }
 
 
-def build_scoring(config: ScorerConfig, expected_digest: str | None = None) -> Scoring:
+def build_scoring(
+    config: ScorerConfig, expected_digest: str | None = None, instruction: str = ""
+) -> Scoring:
     """Loads the models and returns the task; called in the process that will score.
+
+    `instruction` is what the descriptions are answers to.
 
     Raises:
         ValueError: the models are not those of `expected_digest`, which is an identity's.
@@ -147,4 +157,4 @@ def build_scoring(config: ScorerConfig, expected_digest: str | None = None) -> S
         from actors.backends.encoders import ClipEngine
 
         engine = ClipEngine(config, expected_digest)
-    return Scoring(engine, config)
+    return Scoring(engine, config, instruction)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from actors.backends.simulated import SimulatedConfig, simulated_identity
+from actors.caption_hygiene import HygieneConfig
 from actors.models import (
     ModelIdentity,
     ModelSource,
@@ -57,6 +58,7 @@ class ScorerConfig:
     aesthetic: str = ""
     safety: ClassifierConfig = field(default_factory=ClassifierConfig)  # fills punsafe
     watermark: ClassifierConfig = field(default_factory=ClassifierConfig)  # fills pwatermark
+    hygiene: HygieneConfig = field(default_factory=HygieneConfig)  # fills caption_flags
     simulated: SimulatedConfig = field(default_factory=SimulatedConfig)  # for backend: simulated
 
     def __post_init__(self) -> None:
@@ -117,7 +119,8 @@ class ScorerConfig:
     def params(self) -> dict[str, Any]:
         """What, besides the models, decides the scores."""
         labels = {name: one.label for name, one in self.classifiers().items()}
-        return {"backend": self.backend, "dtype": self.dtype, "labels": labels}
+        own = {"backend": self.backend, "dtype": self.dtype, "labels": labels}
+        return own | {"hygiene": self.hygiene.params()}
 
     def fetch(self, expected_digest: str | None) -> "ScorerFiles":
         """The files to load; downloads what is not cached.

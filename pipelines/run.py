@@ -188,7 +188,8 @@ def _factories(attempt: Attempt) -> dict[str, Factory]:
     }
     if models.scorer is not None:
         scorer = config.scorer.pinned(models.scorer)
-        factories["scorer"] = partial(build_scoring, scorer, models.scorer.digest)
+        asked = config.captioner.instruction_used().text
+        factories["scorer"] = partial(build_scoring, scorer, models.scorer.digest, asked)
     return factories
 
 
