@@ -29,7 +29,7 @@ from actors.records import (
 from cluster.ledger import Counts, Ledger
 from cluster.receipts import Receipt
 from pipelines.drift import StopConfig, facts_of, judge
-from pipelines.memory import BARE_COLUMNS, COLUMNS, remember, to_list
+from pipelines.past import BARE_COLUMNS, COLUMNS, remember, to_list
 from pipelines.stages import Work
 
 

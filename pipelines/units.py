@@ -21,7 +21,7 @@ from ray.data.block import BlockMetadata
 from actors.records import CHAIN_SCHEMA, Row, derive_unit_id
 from cluster.errors import CommitError
 from cluster.ledger import Ledger
-from pipelines.memory import BARE_COLUMNS, read_past, remember
+from pipelines.past import BARE_COLUMNS, read_past, remember
 
 # How a chain begins: `prompt` and `parent_id` are those of the unit's first round; `error` is that
 # of a bad seed, `replaces` the reason that a replayed chain failed for.

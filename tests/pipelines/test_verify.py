@@ -154,6 +154,58 @@ def test_a_replay_of_what_is_no_dead_letter_is_damage(
     assert report.damaged_units[unit_id] == start
 
 
+STOPS = frozenset({(0, 0), (3, 1), (6, 1)})
+
+
+def test_chains_that_a_rule_ended_are_counted_as_stopped(writer: RunWriter) -> None:
+    writer.stops = STOPS
+    finish(writer)
+    report = verify(writer)
+    assert report.findings == []
+    assert (report.num_pairs, report.num_error_rows, report.num_stopped) == (16, 4, 10)
+
+
+def test_a_replay_of_a_chain_that_a_rule_ended_is_damage(writer: RunWriter) -> None:
+    writer.stops = STOPS
+    finish(writer)
+    unit_id = writer.write_replay(0, 1, 2, [3])
+    writer.fold()
+    report = verify(writer)
+    assert "unexpected" in kinds(report)
+    assert report.damaged_units[unit_id] == 2
+
+
+@pytest.mark.parametrize(
+    ("stop_reasons", "kind"),
+    [
+        pytest.param({"converged": 2}, "receipt", id="another number"),
+        pytest.param({"looping": 1}, "receipt", id="another reason"),
+        pytest.param({}, "receipt", id="none"),
+        pytest.param({"converged": -1}, "receipt", id="no count"),
+        pytest.param(7, "receipt", id="no object"),
+    ],
+)
+def test_a_receipt_that_says_otherwise_who_stopped_is_damage(
+    writer: RunWriter, stop_reasons: Any, kind: str
+) -> None:
+    writer.stops = STOPS
+    finish(writer)
+    path = writer.folder / f"receipts/{writer.unit_id(0)}/0.json"
+    put_json(path, json.loads(path.read_text()) | {"stop_reasons": stop_reasons})
+    report = verify(writer)
+    assert kind in kinds(report)
+    assert report.damaged_units == {writer.unit_id(0): 0}
+
+
+def test_a_chain_that_goes_on_after_its_end_is_damage(writer: RunWriter) -> None:
+    finish(writer)
+    writer.stops = frozenset({(3, 0)})
+    writer.commit(writer.unit_id(0), 0, [0, 1, 2, 3], set(), num_stopped=0)
+    report = verify(writer)
+    assert "failed or ended in an earlier round" in describe_report(report)
+    assert writer.unit_id(0) in report.damaged_units
+
+
 def test_a_replay_that_was_planned_and_not_begun_is_not_finished(writer: RunWriter) -> None:
     finish(writer)
     writer.write_replay(0, 1, 1, [1, 2], until=1)

@@ -48,6 +48,7 @@ class RunWriter:
     mode: str = "loop"
     bad_seeds: frozenset[int] = frozenset()
     failures: frozenset[tuple[int, int]] = frozenset()
+    stops: frozenset[tuple[int, int]] = frozenset()  # likewise: ended there by a rule
     fingerprint: str = ""
     refs: list[Row] = field(default_factory=list[Row])
     texts: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
@@ -79,7 +80,7 @@ class RunWriter:
                 or (round_index == 0 and chain in self.bad_seeds)
             }
             self.commit(self.unit_id(index), round_index, live, fails, num_stopped=len(stopped))
-            stopped |= fails
+            stopped |= fails | {chain for chain in live if (chain, round_index) in self.stops}
 
     def write_replay(
         self,
@@ -142,6 +143,8 @@ class RunWriter:
             "versions": {"pairloom": "0"},
             "committed_at": WHEN.isoformat(timespec="microseconds"),
         }
+        stops = dict(Counter(pair["stop_reason"] for pair in pairs if pair["stop_reason"]))
+        receipt |= {"stop_reasons": stops} if stops else {}
         put_json(self.folder / f"receipts/{unit_id}/{round_index}.json", receipt | counts)
 
     def fold(self, refs: list[Row] | None = None) -> None:
@@ -221,6 +224,7 @@ class RunWriter:
             "image": {"bytes": image, "path": None},
             "image_sha256": hashlib.sha256(image).hexdigest(),
             "description": text,
+            "stop_reason": "converged" if (chain, round_index) in self.stops else None,
         }
 
     def _dead_letter(self, row: Row, chain: int) -> Row:
