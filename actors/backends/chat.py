@@ -1,10 +1,15 @@
 """What engines of chat models share: a folder's processor, its template, the order of a prompt.
 
-Limits: one message of one user, with at most one picture.
+Limits: one message of one user, with at most one picture. Processors of models that read videos as
+well need torchvision for their video part; those of Qwen-VL are used without that part where
+torchvision is missing, others are refused with what to install.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+# Whose processors were seen to make the same of pictures without their video part.
+_WORK_WITHOUT_VIDEO: Final = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 def load_processor(folder: Path) -> Any:
@@ -13,13 +18,48 @@ def load_processor(folder: Path) -> Any:
     Raises:
         ValueError: its chat template cannot be used.
     """
-    from transformers import AutoProcessor
-
-    processor: Any = AutoProcessor.from_pretrained(
+    processor: Any = _processor_class(folder).from_pretrained(
         str(folder), local_files_only=True, trust_remote_code=False
     )
     _try_template(folder, processor)
     return processor
+
+
+def tokenizer_of(processor: Any) -> Any:
+    """That of a processor, or what stands for one where a model reads no pictures."""
+    return getattr(processor, "tokenizer", processor)
+
+
+def has_pictures(processor: Any) -> bool:
+    """Whether the model reads them."""
+    return hasattr(processor, "image_processor")
+
+
+def _processor_class(folder: Path) -> Any:
+    """AutoProcessor, or a processor without its video part where that could not be imported."""
+    from transformers import AutoConfig, AutoProcessor
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+    from transformers.utils import is_torchvision_available
+
+    if is_torchvision_available():
+        return AutoProcessor
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    own: Any = PROCESSOR_MAPPING.get(type(config), None)
+    if own is None or "video_processor" not in own.get_attributes():
+        return AutoProcessor
+    if config.model_type not in _WORK_WITHOUT_VIDEO:
+        raise ValueError(
+            f"model folder {str(folder)!r} is a {config.model_type}, whose processor needs "
+            "torchvision for its video part: pip install the torchvision that belongs to the "
+            "installed torch, or take backend 'vllm', a LLaVA or a Qwen-VL"
+        )
+    return _without_video(own)
+
+
+def _without_video(own: Any) -> Any:
+    """Told which parts it has, the library loads these and asks for no other."""
+    parts = [name for name in own.get_attributes() if name != "video_processor"]
+    return type(own.__name__, (own,), {"get_attributes": classmethod(lambda _: list(parts))})
 
 
 def question(instruction: str, order: str, image: Any) -> list[dict[str, Any]]:
@@ -31,8 +71,7 @@ def question(instruction: str, order: str, image: Any) -> list[dict[str, Any]]:
 
 def plain_text(processor: Any, text: str) -> Any:
     """The content of a message without a picture: of parts, where a template knows of pictures."""
-    is_mllm = hasattr(processor, "tokenizer")
-    return [{"type": "text", "text": text}] if is_mllm else text
+    return [{"type": "text", "text": text}] if has_pictures(processor) else text
 
 
 def check_text_first(processor: Any) -> None:

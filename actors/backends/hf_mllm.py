@@ -1,4 +1,5 @@
-"""Describes images, and writes texts, with an image-text-to-text model of transformers.
+"""Describes images, and writes texts, with an image-text-to-text model of transformers; a model of
+texts alone only writes.
 
 The model's own processor resizes each picture once, to the model's grid, and its chat template
 builds the prompt; both happen in `preprocess`, which a replica calls on a thread of its own while
@@ -17,7 +18,14 @@ import torch
 from PIL import Image
 from transformers import LogitsProcessorList
 
-from actors.backends.chat import check_text_first, load_processor, question
+from actors.backends.chat import (
+    check_text_first,
+    has_pictures,
+    load_processor,
+    plain_text,
+    question,
+    tokenizer_of,
+)
 from actors.backends.devices import hide_progress_bars, pick_device, pick_dtype, watch_device
 from actors.backends.gumbel import GumbelSampler
 from actors.models import fetch_model, resolve_model
@@ -48,8 +56,13 @@ class HfMllmEngine:
         self._processor, self._model = parts or _fetch(config, expected_digest)
         # A fast tokenizer panics ("Already borrowed") when it is set up to pad on one thread while
         # it decodes on another: answers have a copy, and whoever tokenizes waits for his turn.
-        self._tokenizer = copy.deepcopy(self._processor.tokenizer)
+        self._tokenizer = copy.deepcopy(tokenizer_of(self._processor))
         self._processor_lock = threading.Lock()
+        if config.role == "describe" and not has_pictures(self._processor):
+            raise ValueError(
+                f"field 'model' is {config.model!r}: it reads no pictures, so it can only be an "
+                "author; take an image-text-to-text model"
+            )
         self._images_kwargs = _size_kwargs(self._processor, config.hf_mllm.max_image_px)
         if config.hf_mllm.prompt_order == "text_first":
             check_text_first(self._processor)
@@ -71,12 +84,15 @@ class HfMllmEngine:
         return self._answer(inputs, rng_seeds)
 
     def write(self, prompts: list[str], rng_seeds: list[int]) -> list[str]:
-        contents = [[{"type": "text", "text": prompt}] for prompt in prompts]
+        contents = [plain_text(self._processor, prompt) for prompt in prompts]
         return self._answer(self._tokenize(contents), rng_seeds)
 
-    def _tokenize(self, contents: list[list[dict[str, Any]]]) -> dict[str, torch.Tensor]:
-        has_images = any(part["type"] == "image" for content in contents for part in content)
-        images_kwargs = {"images_kwargs": self._images_kwargs} if has_images else {}
+    def _tokenize(self, contents: list[Any]) -> dict[str, torch.Tensor]:
+        options: dict[str, Any] = {"padding": True}
+        if has_pictures(self._processor):
+            has_images = any(part["type"] == "image" for content in contents for part in content)
+            images = {"images_kwargs": self._images_kwargs} if has_images else {}
+            options = {"processor_kwargs": options | images}
         with self._processor_lock:
             inputs = self._processor.apply_chat_template(
                 [[{"role": "user", "content": content}] for content in contents],
@@ -84,9 +100,10 @@ class HfMllmEngine:
                 tokenize=True,
                 return_dict=True,
                 return_tensors="pt",
-                processor_kwargs={"padding": True} | images_kwargs,
+                **options,
             )
-        inputs = inputs.to(dtype=self._model.dtype)  # pixels; ids stay integers
+        pixels = {name: each for name, each in inputs.items() if each.is_floating_point()}
+        inputs = dict(inputs) | {name: each.to(self._model.dtype) for name, each in pixels.items()}
         is_gpu = self._model.device.type == "cuda"
         return {name: each.pin_memory() if is_gpu else each for name, each in inputs.items()}
 
@@ -127,7 +144,8 @@ def _size_kwargs(processor: Any, max_image_px: int) -> dict[str, Any]:
     """What makes the image processor resize once, and to no more than that many pixels."""
     if max_image_px == 0:
         return {}
-    size = dict(getattr(processor.image_processor, "size", None) or {})
+    images = getattr(processor, "image_processor", None)
+    size = dict(getattr(images, "size", None) or {})
     # Qwen-VL and its like count pixels, in keys that sound like edges; LLaVA has one size.
     if not {"shortest_edge", "longest_edge"} <= size.keys() or size["longest_edge"] < 56**2:
         raise ValueError(
@@ -140,14 +158,16 @@ def _size_kwargs(processor: Any, max_image_px: int) -> dict[str, Any]:
 
 def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     hide_progress_bars()
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     processor = load_processor(folder)
+    tokenizer = tokenizer_of(processor)
     # The answer has to follow the prompt directly, so short prompts are filled up in front.
-    processor.tokenizer.padding_side = "left"
-    if processor.tokenizer.pad_token is None:
-        processor.tokenizer.pad_token = processor.tokenizer.eos_token
-    model = AutoModelForImageTextToText.from_pretrained(
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    auto = AutoModelForImageTextToText if has_pictures(processor) else AutoModelForCausalLM
+    model = auto.from_pretrained(
         str(folder),
         dtype=dtype,
         use_safetensors=True,
@@ -159,7 +179,7 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
 def _greedy(own: Any, processor: Any) -> Any:
     """The model's own generation config without its sampling: that is the sampler's part."""
-    config = copy.deepcopy(own)
+    config, tokenizer = copy.deepcopy(own), tokenizer_of(processor)
     config.update(
         do_sample=False,
         num_beams=1,
@@ -167,8 +187,8 @@ def _greedy(own: Any, processor: Any) -> Any:
         top_p=None,
         top_k=None,
         max_length=None,
-        pad_token_id=processor.tokenizer.pad_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     if config.eos_token_id is None:
-        config.eos_token_id = processor.tokenizer.eos_token_id
+        config.eos_token_id = tokenizer.eos_token_id
     return config
