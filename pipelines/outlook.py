@@ -60,6 +60,8 @@ class PlanConfig:
     # for the loading (cluster/moves.py)
     can_move: bool = True
     gpu_hour_price: float | None = None  # in any currency: the cost is told in the same
+    # GiB of one GPU, to see whether the models fit; null: what nvidia-smi says on this machine
+    gpu_gib: float | None = None
     # What two models that share a GPU get out of it, together, of what one alone does
     shared_gpu_efficiency: float = SHARED_EFFICIENCY
 
@@ -68,6 +70,8 @@ class PlanConfig:
             raise ValueError(
                 f"field 'gpu_hour_price' is {self.gpu_hour_price}: must be 0 or more, or null"
             )
+        if self.gpu_gib is not None and not 0 < self.gpu_gib < math.inf:
+            raise ValueError(f"field 'gpu_gib' is {self.gpu_gib}: must be above 0, or null")
         if not 0 < self.shared_gpu_efficiency <= 1:
             raise ValueError(
                 f"field 'shared_gpu_efficiency' is {self.shared_gpu_efficiency}: must be above 0, "
