@@ -9,7 +9,7 @@ import pytest
 
 from cluster.config import from_dict
 from pipelines.cli import main
-from pipelines.memory import (
+from pipelines.gpu_memory import (
     check_memory,
     describe_memory,
     estimate_memory,
