@@ -100,6 +100,10 @@ benchmark-resume: $(VENV)/.dev
 benchmark-formats: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/image_formats.py
 
+.PHONY: benchmark-scores
+benchmark-scores: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/scores.py
+
 benchmark-publish: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/publish_size.py
 
