@@ -170,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from pipelines import configs, overview
+    from pipelines import configs, gpu_memory, overview
 
     config = configs.load_config(arguments.config, arguments.words)
     nodes = None
@@ -183,8 +183,13 @@ def _plan(arguments: argparse.Namespace) -> int:
     plan = overview.make_plan(config)
     outlook = overview.make_outlook(plan, config, nodes)
     print(overview.describe_plan(plan, config, outlook, nodes))
+    needs = gpu_memory.plan_memory(config)
+    for line in gpu_memory.describe_memory(needs):
+        print(line)
+    gpu_memory.check_memory(needs)
     if arguments.json:
-        print(json.dumps(overview.plan_to_dict(plan, outlook)))
+        values = overview.plan_to_dict(plan, outlook)
+        print(json.dumps(values | {"memory": gpu_memory.memory_to_dict(needs)}))
     return 0
 
 
