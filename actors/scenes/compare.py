@@ -54,7 +54,7 @@ class Tally:
         )
 
 
-def compare(expected: Scene, seen: Scene | SeenScene | None) -> Tally:
+def compare(expected: Scene | SeenScene, seen: Scene | SeenScene | None) -> Tally:
     """Count what `seen` got right of `expected`."""
     num_objects = len(expected.objects)
     total = dict.fromkeys(("position", "colour", "size", "shape"), num_objects)
