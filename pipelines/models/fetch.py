@@ -66,6 +66,11 @@ def fetch(
     config = config or FetchConfig()
     source = _open_source(model, endpoint)
     listing = source.list_files()
+    if isinstance(source, MirrorSource) and config.variant not in ("", listing.variant):
+        raise ValueError(
+            f"field 'variant' is {config.variant!r}: {model} is a mirror of "
+            f"{listing.variant or 'the plain weights'}; fetch that variant from the hub"
+        )
     if listing.is_moving:
         pinned = f"{listing.repo}@{listing.commit}"
         logger.info("%s is %s now: name that commit to get the same again", model, pinned)

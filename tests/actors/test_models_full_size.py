@@ -1,5 +1,6 @@
 """The configs of full size, with folders of the same classes at toy width in the models' places."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from actors.backends.hf_mllm import HfMllmEngine
 from actors.image_to_text import ImageToTextConfig, build_image_to_text
 from actors.images import decode_image, encode_image
 from actors.models import check_folder
-from actors.text_to_image import build_text_to_image
+from actors.text_to_image import TextToImageConfig, build_text_to_image
 from actors.text_to_text import TextToTextConfig, build_text_to_text
 from cluster import config as config_files
 from pipelines.synergy import SynergyConfig
@@ -61,6 +62,26 @@ def test_the_generator_of_a_config_draws(
     rows = build_text_to_image(config)([{"prompt": "a red star", "rng_seed_draw": 1}])
     assert rows[0].get("error") is None, rows[0]["error"]
     assert decode_image(rows[0]["image"]["bytes"]).size == (64, 64)
+
+
+@pytest.mark.parametrize("plain", [[], ["vae"], ["vae", "text_encoder_2"]])
+def test_half_precision_weights_alone_are_loaded(
+    plain: list[str], sdxl_folder: Path, tmp_path: Path
+) -> None:
+    """As `models fetch variant=fp16` leaves them: a component without the variant is plain."""
+    folder = tmp_path / "half"
+    shutil.copytree(sdxl_folder, folder)
+    for path in folder.rglob("*.safetensors"):
+        if path.parent.name not in plain:
+            path.rename(path.with_name(path.name.replace(".safetensors", ".fp16.safetensors")))
+    check_folder(folder)
+
+    def draw(model: Path) -> str:
+        config = TextToImageConfig(model=str(model), width_px=64, height_px=64, num_steps=2)
+        (row,) = build_text_to_image(config)([{"prompt": "a red star", "rng_seed_draw": 1}])
+        return row["image_sha256"]
+
+    assert draw(folder) == draw(sdxl_folder)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ class HubRepo:
     """One repository; `files` by path."""
 
     files: dict[str, bytes]
-    gated: bool = False
+    gated: bool = False  # closed as models with terms are: anybody may list, not read
     token: str | None = None  # that opens it
     sends: dict[str, bytes] = field(default_factory=dict)  # other bytes than are listed
     breaks_after: dict[str, list[int]] = field(default_factory=dict)  # bytes, once each
@@ -115,20 +115,20 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._fail(404, "EntryNotFound")
 
-    def _open(self, name: str) -> HubRepo | None:
+    def _open(self, name: str, *, is_listing: bool = False) -> HubRepo | None:
         repo = self.hub.repos.get(name)
         given = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         if repo is None:
             # As the hub: it does not tell who is nobody what is private.
             self._fail(404 if given else 401, "RepoNotFound")
-        elif repo.token and given != repo.token:
+        elif repo.token and given != repo.token and not (is_listing and repo.gated):
             self._fail(403 if given else 401, "GatedRepo" if repo.gated else "RepoNotFound")
         else:
             return repo
         return None
 
     def _list(self, name: str, revision: str) -> None:
-        repo = self._open(name)
+        repo = self._open(name, is_listing=True)
         if repo is None:
             return
         if revision not in ("main", repo.commit):

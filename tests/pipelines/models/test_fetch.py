@@ -277,6 +277,22 @@ def test_a_place_of_something_else_is_refused_before_a_download(hub: Hub, tmp_pa
         _fetch(hub, tmp_path / "n")
 
 
+def test_an_empty_folder_is_filled(hub: Hub, tmp_path: Path) -> None:
+    hub.repos["owner/name"] = _model()
+    (tmp_path / "m").mkdir()
+    assert _fetch(hub, tmp_path / "m").is_new
+
+
+def test_a_mirror_has_the_variant_that_it_has(hub: Hub, tmp_path: Path) -> None:
+    hub.repos["owner/name"] = _pipeline()
+    _fetch(hub, tmp_path / "half", variant="fp16")
+    copy = fetch(str(tmp_path / "half"), str(tmp_path / "copy"))
+    assert copy.digest == digest_folder(tmp_path / "half")
+    _fetch(hub, tmp_path / "plain")
+    with pytest.raises(ValueError, match="is a mirror of the plain weights"):
+        fetch(str(tmp_path / "plain"), str(tmp_path / "c"), FetchConfig(variant="fp16"))
+
+
 def test_a_second_fetch_downloads_nothing(hub: Hub, tmp_path: Path) -> None:
     hub.repos["owner/name"] = _model()
     first = _fetch(hub, tmp_path / "m")
