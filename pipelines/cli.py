@@ -8,14 +8,17 @@
     pairloom verify OUTPUT                   whether all that was committed is there and right
     pairloom repair OUTPUT [key=value ...]   make the damaged units of a run anew
     pairloom replay --failed OUTPUT [...]    run the rows that failed again; or --reason CODE
+    pairloom replay OUTPUT PAIR_ID [...]     make one pair again, here, and say what differs
+    pairloom show OUTPUT PAIR_ID             the whole chain of a pair: what made it, and of what
     pairloom filter OUTPUT [key=value ...]   which pairs are kept, and why others are not
     pairloom publish OUTPUT DEST [...]       the pairs as a dataset: shards, card, manifest
     pairloom gallery OUTPUT [DEST] [...]     a static site to look at them; --follow while it runs
     pairloom models fetch MODEL DEST [...]   a vetted mirror of a hub model; `models verify DEST`
 
 Exit codes: 0 done; 1 the run could not go on (what is committed stays); 2 the input is wrong;
-130 interrupted, 143 terminated. Of `verify`: 0 sound and finished, 1 damaged, 3 sound so far. A
-failure is one paragraph: what, which value, what to do.
+130 interrupted, 143 terminated. Of `verify`: 0 sound and finished, 1 damaged, 3 sound so far; of
+`replay` with a PAIR_ID: 0 the same, 3 not. A failure is one paragraph: what, which value, what to
+do.
 
 Limits: the only module that prints; verbs return text, and decisions live elsewhere.
 """
@@ -29,7 +32,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from cluster.errors import PairloomError, StoppedError
 from pipelines.leaving import stop_on_signals
@@ -60,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "verify": _verify,
         "repair": _repair,
         "replay": _replay,
+        "show": _show,
         "filter": _filter,
         "publish": _publish,
         "gallery": _gallery,
@@ -102,7 +106,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Lets options stand before, between and after the words, which argparse alone does not."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
-    has_place = getattr(arguments, "verb", "") == "gallery"  # whose DEST is one of its words
+    # whose DEST, or PAIR_ID, is one of its words
+    has_place = getattr(arguments, "verb", "") in ("gallery", "replay")
     words = [one for one in rest if not one.startswith("-") and ("=" in one or has_place)]
     if rest != words or (rest and not hasattr(arguments, "words")):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -139,16 +144,28 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--json", action="store_true", help="end with one line of JSON")
     for name, text in (
         ("repair", "make the damaged units of a run anew; nothing else changes"),
-        ("replay", "run the rows that failed again, beside what is there"),
+        ("replay", "run the rows that failed again, beside what is there; or make one pair again"),
     ):
         verb = verbs.add_parser(name, help=text, description=text)
         if name == "replay":
-            which = verb.add_mutually_exclusive_group(required=True)
+            which = verb.add_mutually_exclusive_group()
             which.add_argument("--failed", action="store_true", help="all of them but bad seeds")
             which.add_argument("--reason", action="append", help="those with this code; repeatable")
         verb.add_argument("output", help="the run's folder or URI")
-        verb.add_argument("words", nargs="*", metavar="key=value", help="changes to its config")
+        metavar = "PAIR_ID key=value" if name == "replay" else "key=value"
+        verb.add_argument("words", nargs="*", metavar=metavar, help="changes to its config")
         verb.add_argument("--json", action="store_true", help="end with one line of JSON")
+    _add_dataset_verbs(verbs)
+    return parser
+
+
+def _add_dataset_verbs(verbs: Any) -> None:
+    """Those that read a run as a dataset."""
+    text = "print the whole chain of a pair, from its seed on"
+    verb = verbs.add_parser("show", help=text, description=text)
+    verb.add_argument("output", help="the run's folder or URI")
+    verb.add_argument("pair_id", help="of the pair, or the chain_id")
+    verb.add_argument("--json", action="store_true", help="end with one line of JSON")
     for name, text in (
         ("filter", "judge a run's pairs by thresholds; writes the decisions, touches no pair"),
         ("publish", "write a run's pairs as a dataset, or go on where that stopped"),
@@ -166,7 +183,6 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--follow", action="store_true", help="refresh it until the run is finished")
     verb.add_argument("--json", action="store_true", help="end with one line of JSON")
     models_verb.add_verb(verbs.add_parser)
-    return parser
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -213,12 +229,32 @@ def _repair(arguments: argparse.Namespace) -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    from pipelines import configs
+    from pipelines import configs, lineage
 
-    config = configs.config_of_run(arguments.output, arguments.words)
+    pair_ids = [word for word in arguments.words if lineage.is_pair_id(word)]
+    words = [word for word in arguments.words if word not in pair_ids]
+    if len(pair_ids) + arguments.failed + bool(arguments.reason) != 1:
+        raise ValueError("replay is of one thing: --failed, --reason CODE, or one PAIR_ID")
+    if pair_ids:
+        again = lineage.replay_pair(arguments.output, pair_ids[0], words)
+        print(lineage.describe_again(again))
+        if arguments.json:
+            print(json.dumps(lineage.again_to_dict(again)))
+        return 0 if again.is_same else 3
+    config = configs.config_of_run(arguments.output, words)
     from pipelines.run import replay
 
     return _print_totals(replay(config, arguments.reason or ()), arguments)
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from pipelines import lineage
+
+    chain = lineage.find_chain(arguments.output, arguments.pair_id)
+    print(lineage.describe_chain(chain))
+    if arguments.json:
+        print(json.dumps(lineage.chain_to_dict(chain)))
+    return 0
 
 
 def _print_totals(totals: "Totals", arguments: argparse.Namespace) -> int:

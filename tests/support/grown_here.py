@@ -1,0 +1,53 @@
+"""Grows a small run in this process, through the stages themselves, without Ray and without pools.
+
+Limits: one unit, one batch a round, and so no replicas, no retries and no board.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from actors.image_to_text import build_image_to_text
+from actors.text_to_image import build_text_to_image
+from pipelines.attempt import prepare
+from pipelines.record import Recording, record_to
+from pipelines.stages import describe_with, draw_with
+from pipelines.synergy import SynergyConfig, constant_columns
+from pipelines.units import slice_units, start_chains, to_starts
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """A task where a stage expects the pool of it."""
+
+    task: Callable[[Sequence[Row]], list[Row]]
+
+    async def run(self, rows: list[Row], *, order: int = 0) -> list[Any]:
+        return self.task(rows)
+
+
+def grow_here(config: SynergyConfig) -> list[str]:
+    """Runs `config` on one unit of all its seeds; returns the chain ids in their order."""
+    attempt = prepare(config)
+    assert attempt.seeds is not None
+    starts = to_starts(attempt.seeds)
+    (unit,) = slice_units(starts, config.unit_size)
+    generator = _Pool(build_text_to_image(config.generator))
+    captioner = _Pool(build_image_to_text(config.captioner))
+    how = Recording(is_loop=config.is_loop, constants=constant_columns(config, attempt.models))
+
+    async def grow() -> None:
+        rows = start_chains(unit, starts, config.is_loop, attempt.ledger).to_pylist()
+        for r in range(config.num_rounds):
+            for work in (
+                draw_with(generator, r, config.run_seed),
+                describe_with(captioner, r, config.run_seed),
+                record_to(attempt.ledger, r, how),
+            ):
+                rows = await work(rows)
+
+    asyncio.run(grow())
+    return starts.column("chain_id").to_pylist()
