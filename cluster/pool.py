@@ -36,6 +36,7 @@ T = TypeVar("T")
 MAX_WAITING = 100_000
 # Before a batch is sent again whose way to the dispatcher was cut.
 UNAVAILABLE_S = 1.0
+DRAIN_TRIES, DRAIN_TIMEOUT_S = 3, 5.0
 # A spot notice is 30 s (Azure) to 120 s (AWS) ahead; asking costs 0.3 ms.
 NODES_POLL_S = 1.0
 
@@ -78,8 +79,14 @@ class Pool:
         wait = self._dispatcher.wait_ready.remote(num_replicas, timeout_s)
         _raise_failure(self._get(wait))
 
-    def stats(self) -> PoolStats:
-        return self._get(self._dispatcher.stats.remote())
+    def stats(self, timeout_s: float | None = None) -> PoolStats:
+        """What the pool has done so far.
+
+        Raises:
+            PoolError: it is gone.
+            ray.exceptions.GetTimeoutError: it did not answer in time.
+        """
+        return self._get(self._dispatcher.stats.remote(), timeout_s)
 
     def resize(self, num_replicas: int) -> None:
         """Has that many replicas from now on; returns before they are there, or gone.
@@ -99,7 +106,16 @@ class Pool:
 
     def drain(self) -> None:
         """Finishes what the replicas have and refuses the rest; returns before that is done."""
-        self._dispatcher.drain.remote()
+        # Heard, not just said: with a drain that was lost on its way new work was begun for the
+        # whole grace time.
+        ray = _ray()
+        for _ in range(DRAIN_TRIES):
+            try:
+                return ray.get(self._dispatcher.drain.remote(), timeout=DRAIN_TIMEOUT_S)
+            except (ray.exceptions.ActorUnavailableError, ray.exceptions.GetTimeoutError) as error:
+                logger.warning("pool %s did not hear that it is to drain: %s", self.name, error)
+            except ray.exceptions.RayActorError:
+                return  # it is gone: nothing begins there any more
 
     def close(self) -> None:
         """Kills the replicas, then the dispatcher; nothing happens where they are gone already."""
@@ -140,10 +156,10 @@ class Pool:
             "cannot reach each other"
         )
 
-    def _get(self, reference: Any) -> Any:
+    def _get(self, reference: Any, timeout_s: float | None = None) -> Any:
         ray = _ray()
         try:
-            return ray.get(reference)
+            return ray.get(reference, timeout=timeout_s)
         except ray.exceptions.RayActorError as error:
             raise self._is_gone(error) from error
 
@@ -235,13 +251,17 @@ class _DispatcherActor:
         return self._label
 
     async def start(self) -> None:
-        self._dispatcher.start()
-        self._watch = asyncio.create_task(self._watch_nodes())
+        """Whatever comes first does it: a call of `start` that was lost would be no call at all."""
+        if self._watch is None:
+            self._dispatcher.start()
+            self._watch = asyncio.create_task(self._watch_nodes())
 
     async def submit(self, rows: list[Any], num_rows: int, order: int) -> Outcome:
+        await self.start()
         return await self._dispatcher.submit(rows[0], num_rows, order)
 
     async def wait_ready(self, num_replicas: int, timeout_s: float) -> Outcome:
+        await self.start()
         return await self._dispatcher.wait_ready(num_replicas, timeout_s)
 
     async def stats(self) -> PoolStats:

@@ -51,19 +51,29 @@ class Board:
     async def begin(self, stage: str, unit_id: str) -> int:
         """Counts the tries of a unit at a stage, this one included, since it last got through.
 
-        0 when the board cannot be reached for now: it is for people, and ends no run.
+        0 when the board cannot be reached, or is gone: it is for people, and ends no run.
         """
-        from ray.exceptions import ActorUnavailableError
+        from ray.exceptions import RayActorError
 
         try:
             return await self._actor.begin.remote(stage, unit_id)
-        except ActorUnavailableError as error:
+        except RayActorError as error:
             logger.warning("%s: the board does not answer: %s", stage, error)
             return 0
 
     def add(self, stage: str, num_rows: int, num_errors: int = 0, unit_id: str = "") -> None:
         """Counts what got through, and returns before the board has heard of it."""
         self._actor.add.remote(stage, num_rows, num_errors, unit_id)
+
+    def leave(self, stage: str, unit_id: str) -> None:
+        """Forgets that a unit was begun: it was turned away."""
+        self._actor.leave.remote(stage, unit_id)
+
+    def num_begun(self, timeout_s: float) -> int:
+        """Stages that a unit has begun and not got through, over all units."""
+        import ray
+
+        return ray.get(self._actor.num_begun.remote(), timeout=timeout_s)
 
     def snapshot(self, timeout_s: float = 10.0) -> dict[str, StageCount]:
         import ray
@@ -102,6 +112,12 @@ class _BoardActor:
         self._tries.pop((stage, unit_id), None)
         before = self._counts.get(stage, StageCount())
         self._counts[stage] = StageCount(before.num_rows + num_rows, before.num_errors + num_errors)
+
+    async def leave(self, stage: str, unit_id: str) -> None:
+        self._tries.pop((stage, unit_id), None)
+
+    async def num_begun(self) -> int:
+        return len(self._tries)
 
     async def snapshot(self) -> dict[str, StageCount]:
         return dict(self._counts)

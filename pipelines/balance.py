@@ -37,9 +37,10 @@ def can_swap(configs: Sequence[PoolConfig]) -> bool:
     """Whether the place that any replica leaves is one for a replica of each other pool.
 
     Two GPUs that are left on two nodes are no place for a replica that wants two: it would wait for
-    ever, and they with it. Nor is an elastic pool's size for anybody else to set.
+    ever, and they with it. Nor is an elastic pool's size for anybody else to set, and of calls that
+    overlap nobody knows what one of them takes.
     """
-    if any(config.is_elastic for config in configs):
+    if any(config.is_elastic or config.calls_per_replica > 1 for config in configs):
         return False
     asked = {(config.num_gpus, config.num_cpus) for config in configs}
     return len(asked) == 1 and asked.pop()[0] == 1

@@ -11,14 +11,14 @@ with a process that died, the whole grace time is waited for.
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
 from cluster.errors import PairloomError, PoolError
 from cluster.pool import Pool, PoolStats
 from cluster.session import unwrapped
-from cluster.telemetry import Board, StageCount
+from cluster.telemetry import Board
 from pipelines.leaving import Stop
 
 logger = logging.getLogger(__name__)
@@ -27,15 +27,16 @@ TICK_S = 0.25
 # Nothing is under way for so long: it is not about to begin either.
 QUIET_S = 1.5
 # The grace time must not be spent on a question.
-BOARD_TIMEOUT_S = 2.0
+QUESTION_TIMEOUT_S = 2.0
 # How long the pulling thread may take to notice that the dataset is shut down.
 SHUTDOWN_S = 5.0
 
 
-def pull(
-    dataset: Any, *, generator: Pool, captioner: Pool, board: Board, stop: Stop, grace_s: float
-) -> None:
+def pull(dataset: Any, *, pools: Sequence[Pool], board: Board, stop: Stop, grace_s: float) -> None:
     """Returns at the end of the dataset; no row comes into the driver.
+
+    The first of the `pools` is the one that begins a round: it takes no more where the attempt is
+    to end, and the others finish what it has begun.
 
     Raises:
         PairloomError: a stage failed, or what `stop` was asked to end the attempt with.
@@ -48,8 +49,8 @@ def pull(
             logger.info(
                 "no new work; what is under way has %g s to be committed (%s)", grace_s, stop.error
             )
-            generator.drain()
-            _wait_until_quiet(puller, (generator, captioner), board, grace_s)
+            pools[0].drain()
+            _wait_until_quiet(puller, pools, board, grace_s)
     finally:
         puller.close()
     if stop.error is not None:
@@ -86,9 +87,7 @@ class _Puller:
         self._thread.join(SHUTDOWN_S)
 
 
-def _wait_until_quiet(
-    puller: _Puller, pools: tuple[Pool, ...], board: Board, grace_s: float
-) -> None:
+def _wait_until_quiet(puller: _Puller, pools: Sequence[Pool], board: Board, grace_s: float) -> None:
     """Until nothing is under way any more, or the grace time is over."""
     busy_at = began = monotonic()
     while not puller.is_over.wait(TICK_S):
@@ -101,33 +100,25 @@ def _wait_until_quiet(
             return
 
 
-def is_under_way(pools: tuple[Pool, ...], board: Board) -> bool:
-    """Whether a pool works, or something that was drawn has yet to be committed."""
+def is_under_way(pools: Sequence[Pool], board: Board) -> bool:
+    """Whether a pool works, or a unit has begun what it has not got through; if unsure, it is."""
     from ray.exceptions import RayError
 
-    stats = [one for one in map(stats_of, pools) if one is not None]
-    if any(one.in_flight or one.queue_length for one in stats):
-        return True
     try:
-        return num_unrecorded(board.snapshot(BOARD_TIMEOUT_S)) > 0
+        stats = [one for one in (stats_of(pool, QUESTION_TIMEOUT_S) for pool in pools) if one]
+        return (
+            any(one.in_flight or one.queue_length for one in stats)
+            or board.num_begun(QUESTION_TIMEOUT_S) > 0
+        )
     except RayError as error:
         logger.debug("taken for under way: %s", error)
         return True
 
 
-def num_unrecorded(counts: Mapping[str, StageCount]) -> int:
-    """Rows that were drawn in some round and not yet committed."""
-    return sum(
-        count.num_rows - counts.get(name.replace("draw", "record"), StageCount()).num_rows
-        for name, count in counts.items()
-        if name.startswith("draw")
-    )
-
-
-def stats_of(pool: Pool) -> PoolStats | None:
+def stats_of(pool: Pool, timeout_s: float = 10.0) -> PoolStats | None:
     """What a pool does, or None where it is gone: who works with it gets that error as well."""
     try:
-        return pool.stats()
+        return pool.stats(timeout_s)
     except PoolError:
         return None
 

@@ -34,7 +34,7 @@ from pipelines.attempt import Attempt, prepare
 from pipelines.balance import Balancer
 from pipelines.leaving import Stop, stop_on_signals
 from pipelines.overview import log_plan
-from pipelines.pull import pull
+from pipelines.pull import pull, stats_of
 from pipelines.replay import claim_replays
 from pipelines.run_totals import Spent, Totals, reconcile
 from pipelines.stages import DEFAULT_UNITS_IN_FLIGHT, STAGE_CPUS, least_processes
@@ -148,8 +148,7 @@ def execute(attempt: Attempt, work: Work, stop: Stop) -> dict[str, Spent]:
         )
         pull(
             done,
-            generator=draws,
-            captioner=describes,
+            pools=[draws, *(pool for pool in pools.values() if pool is not draws)],
             board=board,
             stop=stop,
             grace_s=config.limits.grace_s,
@@ -158,7 +157,10 @@ def execute(attempt: Attempt, work: Work, stop: Stop) -> dict[str, Spent]:
 
 
 def _spent(pool: Pool) -> Spent:
-    stats = pool.stats()
+    stats = stats_of(pool)
+    if stats is None:  # all is committed: what it took is not worth failing for
+        logger.warning("pool %s is gone: what it did is not counted", pool.name)
+        return Spent(num_loads=0, num_rows=0, busy_s=0.0, num_gpus=pool.config.num_gpus)
     return Spent(
         num_loads=stats.num_loads,
         num_rows=stats.num_rows,
@@ -300,6 +302,8 @@ def _pools(config: SynergyConfig, factories: dict[str, Factory]) -> Generator[di
     with ExitStack() as stack:
         for name in sorted(factories, key=lambda name: configs[name].least_replicas):
             pools[name] = stack.enter_context(_pool(name, factories[name], configs[name]))
+        for pool in pools.values():
+            pool.stats()  # it has asked for its replicas: they come before Ray Data's own actors
         yield pools
 
 

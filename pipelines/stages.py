@@ -52,7 +52,9 @@ class StagesConfig:
     `actor`: each stage is an operator and a process of its own, and the dashboard shows the rows of
     every round apart. `walker`: one operator and one process that walks each unit through all its
     rounds. It starts sooner, because a process costs a second of a core, and a picture is
-    described as soon as its batch is drawn, not when all of its unit is.
+    described as soon as its batch is drawn (of batches of two sizes: a common multiple of both),
+    not when all of its unit is. Where a row fails, other rows share a captioner's batch with those
+    after it than with `actor`.
     """
 
     kind: Literal["walker", "actor"] = "walker"
@@ -100,6 +102,11 @@ class Stage:
                 "the logs for what ends it (a crash, or memory: then lower unit_size); what is "
                 "committed stays"
             )
+
+    def leave(self, unit_id: str) -> None:
+        """Tells the board that the unit is not under way here any more."""
+        if self.board is not None:
+            self.board.leave(self.name, unit_id)
 
     def count(self, before: list[Row], after: list[Row]) -> None:
         """Tells the board what got through."""
@@ -190,6 +197,8 @@ async def walk(rows: list[Row], stages: Sequence[Stage], part_size: int = 0) -> 
     try:
         done = await _in_parts([dict(row) for row in rows], stages, part_size)
     except DrainingError:
+        for stage in stages:
+            stage.leave(rows[0]["unit_id"])
         return [park(row) for row in rows]
     for stage in stages:
         stage.count(rows, done)

@@ -166,8 +166,11 @@ def build(
 
 
 def part_size(config: SynergyConfig) -> int:
-    """Rows that can be handed from one pool to the other with the batches of both full."""
-    return math.lcm(config.pools.generator.batch_size, config.pools.captioner.batch_size)
+    """Rows that can be handed from one pool to the other with the batches of both full.
+
+    Of batch sizes without a small common multiple that is the whole unit.
+    """
+    return math.lcm(*(_rows_a_call(config, pool) for pool in _turn_pools(config)))
 
 
 def units_a_group(config: SynergyConfig) -> int:
@@ -176,9 +179,17 @@ def units_a_group(config: SynergyConfig) -> int:
     Eight batches a replica: with four, one slow GPU of 8 and calls that vary by cv .5, efficiency
     was .94 and at worst .90, with eight .97 and at worst .94.
     """
-    pools = (config.pools.generator, config.pools.captioner)
-    rows = max(8 * pool.num_replicas * pool.batch_size for pool in pools)
+    rows = max(8 * pool.num_replicas * _rows_a_call(config, pool) for pool in _turn_pools(config))
     return math.ceil(rows / config.unit_size)
+
+
+def _turn_pools(config: SynergyConfig) -> tuple[PoolConfig, PoolConfig]:
+    return config.pools.generator, config.pools.captioner
+
+
+def _rows_a_call(config: SynergyConfig, pool: PoolConfig) -> int:
+    """A batch is of one unit."""
+    return min(pool.batch_size, config.unit_size)
 
 
 def stages_of_round(config: SynergyConfig, round_index: int) -> list[str]:

@@ -83,7 +83,7 @@ def pool_of(shape: Shape, verb: str, seed: int, seen: Seen) -> Dispatcher:
 
     num_replicas = shape.num_generators if is_draw else shape.num_captioners
     config = PoolConfig(num_replicas=num_replicas)
-    pool = Dispatcher(verb, config, lambda index: FakeReplica(index, answer, "", 0.0, 0.0))
+    pool = Dispatcher(verb, config, lambda index: FakeReplica(index, answer, "", 0.0, 0.0, 1))
     pool.start()
     return pool
 
@@ -96,7 +96,8 @@ async def walk(
             sent = (
                 pools[verb].submit(unit, 8, policy(unit, r)) for _ in range(shape.batches_a_unit)
             )
-            await asyncio.gather(*sent)
+            for outcome in await asyncio.gather(*sent):
+                assert not outcome.error, outcome.error
             if verb == "draw":
                 seen.num_held += shape.batches_a_unit
                 seen.most_held = max(seen.most_held, seen.num_held)
