@@ -25,8 +25,8 @@ class TensorHeader:
 
     @property
     def is_float(self) -> bool:
-        """Whether a loader casts it to the dtype of the run."""
-        return self.dtype.startswith(("F", "BF"))
+        """Whether a loader casts it to the dtype of the run; 8-bit floats stay what they are."""
+        return self.dtype in ("F64", "F32", "F16", "BF16")
 
 
 def read_headers(folder: Path) -> list[TensorHeader]:

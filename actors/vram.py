@@ -89,7 +89,8 @@ def estimate_language_model(
     config: LanguageModelConfig, batch_size: int, image_px: tuple[int, int] | None
 ) -> MemoryNeed | None:
     """What a replica that describes pictures of that width and height, or writes texts, needs;
-    None where the model is not on this machine, or is of a kind whose pictures are not known.
+    None where the model is not on this machine, or is of a kind whose pictures or layers are not
+    known.
 
     Raises:
         ValueError: a folder is missing or may not be loaded.
@@ -104,6 +105,8 @@ def estimate_language_model(
     if picture is None:
         return None
     size, text, vision = _FLOAT_BYTES[config.dtype], *_split(headers)
+    if not (text.width and text.kv_width and (vision.width or not picture.num_patches)):
+        return None  # layers of other names: fused projections, experts
     weights = _weights_bytes(headers, size)
     tokens = picture.num_tokens + PROMPT_TOKENS + config.max_new_tokens
     rows, num_gpus = batch_size, 1

@@ -88,7 +88,8 @@ def find_folders(entry: SourceFile, data: bytes) -> set[str]:
         raise ValueError(f"{entry.path} is no JSON object: nothing says what the model is")
     if entry.name != PIPELINE:
         return {""}
-    parts = {str(key) for key, value in content.items() if isinstance(value, list) and value[0]}
+    # [library, class]; [null, null] is a component that is left out.
+    parts = {key for key, value in content.items() if isinstance(value, list) and any(value)}
     return {"", *parts}
 
 

@@ -196,3 +196,26 @@ def test_vllm_tells_the_least_and_what_is_not_here_is_not_known(tmp_path: Path) 
     assert estimate_generator(TextToImageConfig(model="owner/name"), 1) is None
     # A folder of a kind whose pictures are not reckoned with.
     assert estimate_language_model(ImageToTextConfig(model=folder), 1, (64, 64)) is None
+
+
+def test_layers_of_other_names_and_8_bit_floats_are_not_guessed(tmp_path: Path) -> None:
+    def write(name: str, **tensors: tuple[str, list[int]]) -> str:
+        header = {
+            key.replace("__", "."): {"dtype": dtype, "shape": shape, "data_offsets": [0, 0]}
+            for key, (dtype, shape) in tensors.items()
+        }
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text('{"model_type": "x"}')
+        text = json.dumps(header).encode()
+        (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+        return str(folder)
+
+    layer = "model__layers__0"
+    key = {f"{layer}__self_attn__k_proj__weight": ("BF16", [8, 16])}
+    fused = write("fused", **{f"{layer}__mlp__gate_up_proj__weight": ("BF16", [64, 16])}, **key)
+    assert estimate_language_model(TextToTextConfig(model=fused), 1, None) is None
+    small = write("small", **{f"{layer}__mlp__up_proj__weight": ("F8_E4M3", [32, 16])}, **key)
+    need = estimate_language_model(TextToTextConfig(model=small), 1, None)
+    assert need is not None
+    assert need.weights_bytes == 32 * 16 + 2 * 8 * 16
