@@ -5,10 +5,11 @@ well need torchvision for their video part; those of Qwen-VL are used without th
 torchvision is missing, others are refused with what to install.
 """
 
+import json
 from pathlib import Path
 from typing import Any, Final
 
-# Whose processors were seen to make the same of pictures without their video part.
+# Whose processors were tried without their video part.
 _WORK_WITHOUT_VIDEO: Final = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
@@ -18,7 +19,9 @@ def load_processor(folder: Path) -> Any:
     Raises:
         ValueError: its chat template cannot be used.
     """
-    processor: Any = _processor_class(folder).from_pretrained(
+    from transformers import AutoProcessor
+
+    processor: Any = _suited(folder, AutoProcessor).from_pretrained(
         str(folder), local_files_only=True, trust_remote_code=False
     )
     _try_template(folder, processor)
@@ -35,23 +38,23 @@ def has_pictures(processor: Any) -> bool:
     return hasattr(processor, "image_processor")
 
 
-def _processor_class(folder: Path) -> Any:
-    """AutoProcessor, or a processor without its video part where that could not be imported."""
-    from transformers import AutoConfig, AutoProcessor
+def _suited(folder: Path, usual: Any) -> Any:
+    """`usual`, or a processor without its video part where that could not be imported."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
     from transformers.utils import is_torchvision_available
 
-    if is_torchvision_available():
-        return AutoProcessor
-    config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    own: Any = PROCESSOR_MAPPING.get(type(config), None)
+    kind = json.loads((folder / "config.json").read_bytes()).get("model_type", "")
+    if is_torchvision_available() or kind not in CONFIG_MAPPING:
+        return usual
+    own: Any = PROCESSOR_MAPPING.get(CONFIG_MAPPING[kind], None)
     if own is None or "video_processor" not in own.get_attributes():
-        return AutoProcessor
-    if config.model_type not in _WORK_WITHOUT_VIDEO:
+        return usual
+    if kind not in _WORK_WITHOUT_VIDEO:
         raise ValueError(
-            f"model folder {str(folder)!r} is a {config.model_type}, whose processor needs "
-            "torchvision for its video part: pip install the torchvision that belongs to the "
-            "installed torch, or take backend 'vllm', a LLaVA or a Qwen-VL"
+            f"model folder {str(folder)!r} is a {kind}, whose processor needs torchvision for its "
+            "video part: pip install the torchvision that belongs to the installed torch, or take "
+            "backend 'vllm', a LLaVA or a Qwen-VL"
         )
     return _without_video(own)
 
