@@ -23,6 +23,7 @@ from actors.scenes.grammar import parse
 from actors.scenes.oracle import look
 
 Row = dict[str, Any]
+QUESTIONS = ("picture_precision", "picture_recall", "seed_precision", "seed_recall")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,23 +52,34 @@ def measure_truth(pairs: Iterable[Row]) -> dict[int, Truth]:
     return {round_index: _measure(rows) for round_index, rows in sorted(rounds.items())}
 
 
+def tally_pair(pair: Row) -> dict[str, Tally]:
+    """What one pair got right of each question, by the names of `Truth`; without those that it
+    leaves open.
+
+    Raises:
+        ValueError: as for `measure_truth`.
+    """
+    said, asked = parse(pair["description"]), parse(pair["seed"])
+    picture = Image.open(io.BytesIO(pair["image"]["bytes"])).convert("RGB")
+    seen = look(np.asarray(picture))
+    there = _made_out(seen)
+    tallies: dict[str, Tally] = {}
+    if said is not None:
+        tallies["picture_precision"] = compare(said, seen)
+    if there is not None:
+        tallies["picture_recall"] = compare(there, said)
+    if asked is not None:
+        tallies["seed_recall"] = compare(asked, said)
+        tallies |= {"seed_precision": compare(said, asked)} if said is not None else {}
+    return tallies
+
+
 def _measure(rows: list[Row]) -> Truth:
     tallies: defaultdict[str, list[Tally]] = defaultdict(list)
     for row in rows:
-        said, asked = parse(row["description"]), parse(row["seed"])
-        picture = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
-        seen = look(np.asarray(picture))
-        there = _made_out(seen)
-        if said is not None:
-            tallies["picture_precision"].append(compare(said, seen))
-        if there is not None:
-            tallies["picture_recall"].append(compare(there, said))
-        if asked is not None:
-            tallies["seed_recall"].append(compare(asked, said))
-            tallies["seed_precision"] += [compare(said, asked)] if said is not None else []
-    names = ("picture_precision", "picture_recall", "seed_precision", "seed_recall")
-    rates = {name: _rate(tallies[name]) for name in names}
-    return Truth(num_pairs=len(rows), **rates)
+        for name, tally in tally_pair(row).items():
+            tallies[name].append(tally)
+    return Truth(num_pairs=len(rows), **{name: _rate(tallies[name]) for name in QUESTIONS})
 
 
 def _made_out(seen: SeenScene) -> SeenScene | None:
