@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from actors.backends.simulated import SimulatedConfig
 from actors.image_to_text import ImageToTextConfig, build_image_to_text
-from actors.records import Row
+from actors.records import CHAIN_SCHEMA, Row
 from actors.scoring import build_scoring
 from actors.scoring_config import ScorerConfig
 from actors.text_to_image import TextToImageConfig, build_text_to_image
@@ -92,6 +92,8 @@ class Loop:
             for verb, work in works.items():
                 stage = Stage(verb=verb, round_index=r, work=work)
                 rows = asyncio.run(walk(rows, [stage]))
+                # As between two operators: what is not in the schema is gone.
+                rows = pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA).to_pylist()
         return rows
 
     def start(self, unit: Unit, starts: pa.Table) -> list[Row]:
