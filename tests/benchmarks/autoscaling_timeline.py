@@ -65,7 +65,7 @@ def draw(timeline: Timeline, path: Path) -> None:
     replicas.fill_between(at, placed, wanted, step="post", alpha=0.4, label="waiting for a node")
     replicas.step(at, placed, where="post", label="on a node")
     replicas.set_ylabel("replicas")
-    replicas.legend(loc="upper right", fontsize=7)
+    replicas.legend(loc="upper left", fontsize=7, ncols=2)
     _draw_pairs(pairs, timeline, began, at[-1])
     for axis in axes:
         axis.set_ylim(bottom=0)
@@ -75,6 +75,7 @@ def draw(timeline: Timeline, path: Path) -> None:
             axis.axvline(timeline.node_lost_at - began, color="C3", ls="--", lw=1)
     for axis in (nodes, replicas):
         axis.set_yticks(range(4))
+        axis.set_ylim(0, 4)
     nodes.set_title("grey: the store is away; dashed: a GPU node is lost", fontsize=9)
     pairs.set_xlabel("seconds")
     figure.savefig(path, metadata={"Date": None})

@@ -508,3 +508,16 @@ def test_nodes_that_drain_or_vanish_cost_no_row_and_no_attempt() -> None:
     )
     assert run.returncode == 0, run.stderr[-3000:]
     assert "recovered in" in run.stdout
+
+
+def test_an_elastic_pool_frees_its_gpu_and_takes_it_again(start: StartPool) -> None:
+    def num_free() -> float:
+        return ray.available_resources().get("GPU", 0.0)
+
+    free_before = num_free()
+    pool = start(lambda rows: rows, min_replicas=0, idle_s=1.0, num_gpus=1)
+    for num_loads in (1, 2):
+        assert pool.run_blocking(numbered(8)) == numbered(8)
+        assert pool.stats().num_loads == num_loads
+        wait_until(lambda: pool.stats().num_replicas == 0 and num_free() == free_before)
+    assert (pool.stats().num_restarts, pool.stats().replica_pids) == (0, ())

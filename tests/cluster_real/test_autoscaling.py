@@ -29,11 +29,10 @@ def test_nothing_is_lost_nor_done_twice_that_was_committed(timeline: Timeline) -
 
 
 def test_work_begins_before_the_last_node_is_there(timeline: Timeline) -> None:
-    """In the first wave: a replica is at work while the others wait for their nodes."""
-    first = next(one["at"] for one in timeline.samples if one["num_placed"] >= 1)
-    all_there = next(one["at"] for one in timeline.samples if one["num_placed"] == MOST_GPU_NODES)
-    assert first < all_there
-    assert any(one["num_pending"] for one in timeline.samples)
+    all_there = next(
+        one["at"] for one in timeline.samples if len(one["gpu_nodes"]) == MOST_GPU_NODES
+    )
+    assert timeline.first_call_at < all_there
 
 
 def test_what_is_pending_is_what_the_autoscaler_answers(timeline: Timeline) -> None:

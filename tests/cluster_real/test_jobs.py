@@ -46,7 +46,7 @@ def _command(folder: Path, *more: str) -> list[str]:
 def test_what_is_uploaded_is_the_code_and_nothing_that_git_ignores(nodes: RayNodes) -> None:
     code = "import os; print('FOUND', *sorted(os.listdir()), sep=' ')"
     words = ["job", "submit", "--address", nodes.dashboard, "--working-dir", "."]
-    done = nodes.ray(*words, "--", "python", "-c", f'"{code}"')
+    done = nodes.ray(*words, "--", "python", "-c", code)
     assert done.returncode == 0, done.stdout + done.stderr
     (line,) = [one for one in done.stdout.splitlines() if one.startswith("FOUND")]
     found = set(line.split()[1:])
@@ -69,11 +69,11 @@ def test_a_job_is_followed_from_elsewhere_and_its_log_is_lines(
     log = logs_of(nodes, job_id)
     assert not re.search(r"[\r\x1b\u2500-\u259f]", log), "bars belong on a terminal"
     lines = log.splitlines()
-    assert all(len(line) < 500 for line in lines), "a line is a line"
     assert any("joined" in line for line in lines), log
     (totals,) = [json.loads(line) for line in lines if line.startswith('{"output"')]
     assert totals["num_pairs"] == NUM_SEEDS * NUM_ROUNDS
-    assert "finished" in cli.call("status", str(output), env=elsewhere, cwd=tmp_path).out
+    seen = cli.call("status", str(output), env=elsewhere, cwd=tmp_path)
+    assert ": finished, 120 pairs" in seen.out, seen.out
     check_whole(output, tmp_path / "draw.log", NUM_SEEDS * NUM_ROUNDS, most=1.0)
 
 

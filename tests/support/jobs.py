@@ -32,8 +32,10 @@ def submit(nodes: RayNodes, *entrypoint: str) -> str:
 
 def status_of(nodes: RayNodes, job_id: str) -> str:
     done = nodes.ray("job", "status", "--address", nodes.dashboard, job_id)
-    found = re.search(r"(PENDING|RUNNING|SUCCEEDED|FAILED|STOPPED)", done.stdout)
-    return found.group() if found else f"?{done.stdout}{done.stderr}"
+    said = done.stdout + done.stderr
+    # "Status for job 'raysubmit_x': RUNNING", and at its end "Job 'raysubmit_x' succeeded"
+    found = re.search(r"\b(pending|running|succeeded|failed|stopped)\b", said, re.IGNORECASE)
+    return found.group().upper() if found else said
 
 
 def wait_for_end(nodes: RayNodes, job_id: str, timeout_s: float = 240.0) -> str:

@@ -24,6 +24,7 @@ from fault_proxy import FaultProxy, never, proxy_before
 from k8s_groups import head_resources, node_types
 from k8s_render import K8S, ray_resource, render
 from ray_nodes import RayNodes
+from runs import read_log
 from s3_servers import S3Server, moto_process
 
 OVERLAY = "gpu-spot"
@@ -46,6 +47,8 @@ class Timeline:
     """When, and how many pairs."""
     outages: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
     node_lost_at: float = 0.0
+    first_call_at: float = 0.0
+    """When the first batch was drawn."""
     totals: dict[str, Any] = field(default_factory=dict[str, Any])
     log: str = ""
     verify_code: int = -1
@@ -68,6 +71,8 @@ def words(seeds: Path, uri: str, address: str, folder: Path) -> list[str]:
         f"unit_size={UNIT_SIZE}",
         "stages.num_units_in_flight=6",
         "generator.backend=simulated",
+        "generator.width_px=128",
+        "generator.height_px=128",
         "generator.simulated.call_s=1.2",
         f"generator.simulated.log_path={folder / 'draw.log'}",
         "captioner.backend=simulated",
@@ -108,7 +113,8 @@ class Waves:
     def _read(self) -> None:
         assert self._watch.stdout is not None
         for line in self._watch.stdout:
-            self.timeline.samples.append(json.loads(line))
+            if line.startswith("{"):  # Ray prints on stdout as well, what its autoscaler did
+                self.timeline.samples.append(json.loads(line))
 
     def close(self) -> None:
         self._watch.kill()
@@ -200,6 +206,7 @@ def _run(
             done = cli.call("verify", uri, env=env)
             timeline.verify_code, timeline.verify_said = done.code, done.out + done.err
             timeline.commits = sorted(_commits(server))
+            timeline.first_call_at = min(one["time"] for one in read_log(folder / "draw.log"))
         finally:
             waves.close()
             cli.kill_leftovers()
