@@ -5,7 +5,8 @@
 For each of three run seeds the same seeds go through the loop twice: all rounds, and with rules. Of
 both: pairs, seconds inside generator and captioner, and, by the oracle of the embedded world, how
 much of what the descriptions say is in their pictures (precision) and how much of what the pictures
-show is said (recall), over all pairs that were kept; and how much of the seed is still said.
+show is said (recall), over all pairs that were kept; how much of the seed is still said; and the
+Mean Cumulative Drift.
 
 The rules stop a chain that has come to a standstill (`converged`) or that has left its first round
 (`drifted`). Rows that are not grown are then either near repetitions or far from their seed: no
@@ -33,11 +34,13 @@ from runs import read_pairs
 from actors.scenes.truth import measure_truth
 from cluster.config import load
 from cluster.session import SessionConfig, session
+from pipelines.drift import mean_cumulative_drift
 from pipelines.run import run
 from pipelines.synergy import SynergyConfig
 
 RULES = ("stop.converged_from=0.98", "stop.converged_rounds=1", "stop.drifted_text_below=0.6")
 TRUTHS = ("picture_precision", "picture_recall", "seed_recall")
+DRIFTS = ("image_similarity_first", "text_similarity_first")
 
 
 def run_arm(rules: tuple[str, ...], run_seed: int, num_seeds: int, num_rounds: int) -> dict:
@@ -61,7 +64,17 @@ def run_arm(rules: tuple[str, ...], run_seed: int, num_seeds: int, num_rounds: i
             "model_s": sum(pair["draw_s"] + pair["describe_s"] for pair in pairs),
             **{name: getattr(truth, name) or 0.0 for name in TRUTHS},
             "by_round": measure_truth(pairs),
+            "drift": {name: _drift(pairs, name) for name in DRIFTS},
         }
+
+
+def _drift(pairs: list[dict], name: str) -> float:
+    """Mean Cumulative Drift over all chains; 1 is none."""
+    chains: dict[str, list[float]] = {}
+    for pair in pairs:  # by chain and round
+        chains.setdefault(pair["chain_id"], []).append(pair[name])
+    found = [mean_cumulative_drift(one) for one in chains.values()]
+    return statistics.mean(one for one in found if one is not None)
 
 
 def main() -> None:
@@ -86,6 +99,9 @@ def main() -> None:
                 print(f"| {run_seed} | {arm} | {one['pairs']} | {one['stopped'] or ''} "
                       f"| {one['model_s']:.1f} | {rates} |", flush=True)  # fmt: skip
             full, short = found["all rounds"], found["rules"]
+            for arm, one in found.items():
+                told = ", ".join(f"{name} {value:.3f}" for name, value in one["drift"].items())
+                print(f"  {arm}: mean cumulative drift {told}")
             differences["model_s"].append(1 - short["model_s"] / full["model_s"])
             for name in TRUTHS:
                 differences[name].append(short[name] - full[name])
