@@ -6,7 +6,7 @@ answered: a run cannot end in between. What goes wrong with a trace is logged an
 
 Limits: sees the torch of its own process: of an engine that works elsewhere (vLLM), or without
 torch (`simulated`), there is nothing to see. Preparing and finishing a batch run on other threads
-and are not in the trace. While it records, a call takes longer (a third, with the embedded models).
+and are not in the trace. While it records, a call takes longer: no time to measure rates.
 """
 
 import logging
@@ -33,7 +33,7 @@ class ProfileConfig:
 
     torch: bool = False  # store a trace of torch's profiler for each replica
     skip_calls: int = 2  # of each replica, at its start: the first ones compile and warm up
-    record_calls: int = 3  # after those; a call of SDXL with 30 steps is some 20 MB of trace
+    record_calls: int = 3  # after those; a call of the embedded generator, 12 steps, is 1 MB
     path: str | None = None  # folder or URI for the traces; null: profiles/ in the output
 
     def __post_init__(self) -> None:
@@ -74,7 +74,7 @@ class ProfiledTask:
         try:
             worked = self._work(prepared)
         except BaseException:
-            self._end()  # an engine that fails is replaced, and its trace told of nothing usual
+            self._end()  # without a trace: one that ends in an error says nothing of the others
             raise
         if self._num_calls < self._config.skip_calls + self._config.record_calls:
             return _Worked(worked)
