@@ -36,7 +36,7 @@ def test_an_overlay_renders_and_nothing_is_wrong_with_it(overlay: str) -> None:
 @pytest.mark.parametrize("overlay", ["debug-profiling", "gpu-ondemand", "gpu-spot", "secure"])
 def test_an_overlay_may_be_of_another_cloud(overlay: str, cloud: str, tmp_path: Path) -> None:
     """The README says to change one line."""
-    for path in K8S.rglob("*.yaml"):
+    for path in [*K8S.rglob("*.yaml"), *K8S.rglob("*.json")]:
         copy = tmp_path / path.relative_to(K8S)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(path.read_text().replace("components/aws #", f"components/{cloud} #"))

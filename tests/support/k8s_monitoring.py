@@ -12,18 +12,8 @@ from typing import Any
 
 from k8s_render import ROOT, Manifest, Problem, of_kind, ray_pods, selects
 
-# What pairloom exports by ray.util.metrics; Ray puts `ray_` before them.
-COUNTERS = {
-    "pairloom_pairs_committed_total",
-    "pairloom_error_rows_total",
-    "pairloom_stopped_rows_total",
-    "pairloom_replica_busy_seconds_total",
-    "pairloom_retries_total",
-    "pairloom_replica_restarts_total",
-    "pairloom_gpu_seconds_total",
-}
-GAUGES = {"pairloom_pool_queue_rows", "pairloom_pool_replicas"}
-HISTOGRAMS = {"pairloom_batch_fill_ratio", "pairloom_commit_seconds"}
+from cluster.metrics import METRICS
+
 ENDPOINT_KEYS = {"port", "interval", "relabelings", "path", "scheme"}
 RULE_KEYS = {"alert", "expr", "for", "labels", "annotations"}
 METRIC = re.compile(r"\b(?:ray|autoscaler)_\w+\b")
@@ -34,8 +24,7 @@ WORDS_OF_RULES = {"ray_io_cluster", "ray_io_group"}
 @cache
 def known_metrics() -> frozenset[str]:
     """Ours, and those that the dashboards of the Ray at hand ask for."""
-    names = {f"ray_{name}" for name in COUNTERS | GAUGES}
-    names |= {f"ray_{name}_{end}" for name in HISTOGRAMS for end in ("bucket", "sum", "count")}
+    names = {series for one in METRICS for series in one.series}
     spec = find_spec("ray")
     assert spec is not None
     assert spec.origin is not None
