@@ -12,6 +12,7 @@
     pairloom show OUTPUT PAIR_ID             the whole chain of a pair: what made it, and of what
     pairloom filter OUTPUT [key=value ...]   which pairs are kept, and why others are not
     pairloom publish OUTPUT DEST [...]       the pairs as a dataset: shards, card, manifest
+    pairloom evaluate OUTPUT [key=value ...] descriptions against references, and against truth
     pairloom gallery OUTPUT [DEST] [...]     a static site to look at them; --follow while it runs
     pairloom models fetch MODEL DEST [...]   a vetted mirror of a hub model; `models verify DEST`
 
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "show": _show,
         "filter": _filter,
         "publish": _publish,
+        "evaluate": _evaluate,
         "gallery": _gallery,
         "models": _models,
     }[arguments.verb]
@@ -169,6 +171,7 @@ def _add_dataset_verbs(verbs: Any) -> None:
     for name, text in (
         ("filter", "judge a run's pairs by thresholds; writes the decisions, touches no pair"),
         ("publish", "write a run's pairs as a dataset, or go on where that stopped"),
+        ("evaluate", "measure descriptions against references; embedded worlds against truth"),
     ):
         verb = verbs.add_parser(name, help=text, description=text)
         verb.add_argument("output", help="the run's folder or URI")
@@ -330,6 +333,20 @@ def _publish(arguments: argparse.Namespace) -> int:
     print(publish.describe_published(published))
     if arguments.json:
         print(json.dumps(dataclasses.asdict(published)))
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from cluster import config as config_files
+    from pipelines import evaluation
+
+    config = config_files.from_dict(
+        evaluation.EvaluateConfig, {}, "of the evaluation", arguments.words
+    )
+    found = evaluation.evaluate_run(arguments.output, config)
+    print(evaluation.describe_evaluation(found))
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(found)))
     return 0
 
 
