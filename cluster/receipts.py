@@ -119,7 +119,7 @@ class Receipt:
         record = parse_object(data)
         if record.pop("format", None) != FORMAT:
             raise ValueError(f"the receipt's format is not {FORMAT}: written by another pairloom?")
-        record = {"stop_reasons": {}, **record}
+        record.setdefault("stop_reasons", {})  # of a run without rules that stop chains
         _check_fields(cls, record)
         for name, count in (("data", "num_pairs"), ("dead_letter", "num_error_rows")):
             record[name] = _shard_ref(name, record[name], record[count])
