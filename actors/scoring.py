@@ -120,8 +120,11 @@ class Scoring:
 
     def _head(self, name: str, scored: Scored) -> float:
         value = scored.heads.get(name)
-        is_sound = value is not None and np.isfinite(value)
-        if not is_sound or (name in _PROBABILITIES and not 0.0 <= value <= 1.0):
+        if (
+            value is None
+            or not np.isfinite(value)
+            or (name in _PROBABILITIES and not 0.0 <= value <= 1.0)
+        ):
             raise RowError(Reason.SCORE_MISSING, f"{name} is {value}")
         return float(np.float32(value))
 
