@@ -160,6 +160,10 @@ class Dispatcher:
         config, lives = self._config, self._lives
         least = config.min_replicas or 0
         demand = DemandWindow(least=least, room=config.max_in_flight, idle_s=config.idle_s)
+        while not self._num_arrivals:
+            # A replica that waits for the first batch is not idle: a captioner was given back, and
+            # asked for again, while the generator still loaded.
+            await asyncio.sleep(LOOK_S)
         while self._refusal() is None:
             ready = [slot for slot in lives.slots.values() if slot.is_ready and not slot.is_leaving]
             queue_length = len(self._queue) + len(self._suspects)

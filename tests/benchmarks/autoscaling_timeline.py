@@ -74,8 +74,8 @@ def draw(timeline: Timeline, path: Path) -> None:
         if timeline.node_lost_at:
             axis.axvline(timeline.node_lost_at - began, color="C3", ls="--", lw=1)
     for axis in (nodes, replicas):
-        axis.set_yticks(range(4))
-        axis.set_ylim(0, 4)
+        axis.set_yticks(range(5))
+        axis.set_ylim(0, 4.4)
     nodes.set_title("grey: the store is away; dashed: a GPU node is lost", fontsize=9)
     pairs.set_xlabel("seconds")
     figure.savefig(path, metadata={"Date": None})

@@ -160,6 +160,19 @@ async def test_of_idle_replicas_those_alone_on_their_node_go_first() -> None:
 
 
 @in_loop
+async def test_what_is_there_at_the_start_waits_for_the_first_batch_however_late() -> None:
+    pool = FakePool(**ELASTIC | {"min_replicas": 2})
+    await asyncio.sleep(1000)
+    assert pool.dispatcher.stats().num_replicas_ready == 2
+    pool = FakePool(**ELASTIC)
+    await asyncio.sleep(1000)
+    assert pool.dispatcher.stats().num_replicas_ready == 1
+    await pool.run([1])
+    await asyncio.sleep(70)
+    assert pool.dispatcher.stats().num_replicas == 0
+
+
+@in_loop
 async def test_a_place_that_died_out_is_not_filled_again_and_the_last_one_ends_the_pool() -> None:
     async def die(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
         replica.kill()
@@ -182,6 +195,7 @@ async def test_a_model_that_cannot_be_loaded_is_told_at_the_start_although_all_m
 @in_loop
 async def test_an_elastic_pool_without_a_replica_drains_and_closes() -> None:
     pool = FakePool(**ELASTIC)
+    await pool.run([1])
     await asyncio.sleep(70)
     assert pool.dispatcher.stats().num_replicas == 0
     pool.dispatcher.drain()

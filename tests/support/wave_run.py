@@ -47,6 +47,8 @@ class Timeline:
     """When, and how many pairs."""
     outages: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
     node_lost_at: float = 0.0
+    lost_node: str = ""
+    """Ray counts it for seconds more, beside the one that came in its place."""
     first_call_at: float = 0.0
     """When the first batch was drawn."""
     totals: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -55,6 +57,16 @@ class Timeline:
     verify_said: str = ""
     num_cycles: int = 0
     """Times that there were all GPU nodes and then none."""
+
+    def num_gpu_nodes(self) -> list[int]:
+        """By sample, without the one that was lost."""
+        return [
+            len(set(one["gpu_nodes"]) - ({self.lost_node} if self._is_lost(one) else set()))
+            for one in self.samples
+        ]
+
+    def _is_lost(self, sample: Sample) -> bool:
+        return bool(self.lost_node) and sample["at"] >= self.node_lost_at
 
     def to_json(self) -> str:
         return json.dumps(self.__dict__)
@@ -152,8 +164,9 @@ class Waves:
 
     def lose_one(self) -> None:
         """A GPU node goes in the middle of its work."""
+        self.timeline.lost_node = self.timeline.samples[-1]["gpu_nodes"][0]
         self.timeline.node_lost_at = time.time()
-        lose_node(self._nodes, self.timeline.samples[-1]["gpu_nodes"][0])
+        lose_node(self._nodes, self.timeline.lost_node)
 
 
 def run_waves(folder: Path, num_cycles: int = 5) -> Timeline:
