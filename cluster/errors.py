@@ -10,6 +10,7 @@
      |   +- DrainingError                a pool takes no more work; what it runs is finished
      +- StoppedError                     somebody asked the attempt to end
      +- ErrorShareError                  too many rows fail
+     +- BudgetSpentError                 the run may cost no more
      +- ReconcileError                   seeds x rounds != pairs + error rows + stopped
 
 Limits: a mistake of the user (config, seeds, paths) is a plain ``ValueError``, and a single bad
@@ -71,6 +72,25 @@ class ErrorShareError(PairloomError):
             f"than limits.max_error_share = {limit:g} of them: {commonest}. dead_letter/ has each "
             "with its message. Mend the cause and run the same command, then `pairloom replay "
             "--failed`; or raise the limit"
+        )
+
+
+class BudgetSpentError(PairloomError):
+    """The run may cost no more: what was under way is committed, nothing is begun."""
+
+    exit_code = 4
+
+    def __init__(
+        self, spent: float, budget: float, *, earlier: tuple[int, float], reserve: float
+    ) -> None:
+        """All in GPU-hours; `earlier` is the number of attempts before this and what they took."""
+        number, before = earlier
+        of_earlier = f", {before:.4g} of them by {number} earlier attempts" if number else ""
+        under_way = f"; what is under way may take {reserve:.4g} more" if reserve else ""
+        super().__init__(
+            f"the budget is spent: {spent:.4g} of the {budget:.4g} GPU-hours of limits.budget"
+            f"{of_earlier}{under_way}. What is committed stays; the same command with a larger "
+            "budget goes on"
         )
 
 

@@ -17,9 +17,9 @@
     pairloom models fetch MODEL DEST [...]   a vetted mirror of a hub model; `models verify DEST`
 
 Exit codes: 0 done; 1 the run could not go on (what is committed stays); 2 the input is wrong;
-130 interrupted, 143 terminated. Of `verify`: 0 sound and finished, 1 damaged, 3 sound so far; of
-`replay` with a PAIR_ID: 0 the same, 3 not. A failure is one paragraph: what, which value, what to
-do.
+4 its budget is spent; 130 interrupted, 143 terminated. Of `verify`: 0 sound and finished, 1
+damaged, 3 sound so far; of `replay` with a PAIR_ID: 0 the same, 3 not. A failure is one paragraph:
+what, which value, what to do.
 
 Limits: the only module that prints; verbs return text, and decisions live elsewhere.
 """
@@ -35,7 +35,7 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cluster.errors import PairloomError, StoppedError
+from cluster.errors import BudgetSpentError, PairloomError, StoppedError
 from pipelines.leaving import stop_on_signals
 from pipelines.models import verb as models_verb
 
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail("error", error, 2)
         logger.exception("nobody expected this: please report it")
         return _fail(type(error).__name__, error, 1)
-    except StoppedError as error:
+    except (StoppedError, BudgetSpentError) as error:
         return _fail("stopped", error, error.exit_code)
     except (PairloomError, OSError) as error:
         return _fail(type(error).__name__, error, 1)

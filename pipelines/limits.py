@@ -3,7 +3,9 @@
 Limits: judged from what is committed, so a unit's rows count once it is through its round.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from pipelines.budget import BudgetConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +16,7 @@ class LimitsConfig:
     min_rows_judged: int = 200  # before that a few bad rows are no verdict
     no_progress_s: float = 600.0  # without a commit: say what each pool waits for
     grace_s: float = 30.0  # after SIGTERM or Ctrl-C, for what is under way
+    budget: BudgetConfig = field(default_factory=BudgetConfig)  # of all attempts together
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.max_error_share <= 1.0:

@@ -32,6 +32,7 @@ from cluster.visible import check_visible_everywhere
 from pipelines import seeds as seed_tables
 from pipelines.attempt import Attempt, prepare
 from pipelines.balance import Balancer
+from pipelines.budget import Meter, charged
 from pipelines.leaving import Stop, stop_on_signals
 from pipelines.overview import log_plan
 from pipelines.pull import pull, stats_of
@@ -48,7 +49,7 @@ from pipelines.synergy import (
 )
 from pipelines.traces import traced
 from pipelines.units import UnitSource
-from pipelines.watch import Watcher
+from pipelines.watch import EXPORT_INTERVAL_S, Watcher
 from pipelines.work import Work, plan_work
 
 logger = logging.getLogger(__name__)
@@ -122,12 +123,15 @@ def execute(attempt: Attempt, work: Work, stop: Stop) -> dict[str, Spent]:
 
     config = attempt.config
     log_plan(config, work)
+    meter = _meter(attempt)
+    num_gpus = sum(one.num_replicas * one.num_gpus for one in loop_demands(config))
+    meter.check(EXPORT_INTERVAL_S, num_gpus)
     with (
         stop.watched(),
         traced(attempt, _factories(attempt)) as factories,
         _pools(config, factories) as pools,
         _show(config, work) as board,
-        Watcher(attempt, tuple(pools.values()), work.committed, stop),
+        Watcher(attempt, tuple(pools.values()), work.committed, stop, meter),
         _balance(config, work, (pools["generator"], pools["captioner"]), board),
     ):
         draws, describes = pools["generator"], pools["captioner"]
@@ -154,6 +158,11 @@ def execute(attempt: Attempt, work: Work, stop: Stop) -> dict[str, Spent]:
             grace_s=config.limits.grace_s,
         )
         return {pool.name: _spent(pool) for pool in pools.values()}
+
+
+def _meter(attempt: Attempt) -> Meter:
+    limits, price = attempt.config.limits, attempt.config.plan.gpu_hour_price
+    return Meter(attempt.store, limits.budget.gpu_s(price), limits.grace_s)
 
 
 def _spent(pool: Pool) -> Spent:
@@ -234,7 +243,9 @@ def _author(attempt: Attempt) -> pa.Table:
     author = seeds.author
     model = author.model.identity()
     factory = partial(build_text_to_text, author.model.pinned(model), model.digest)
-    with _pool("author", factory, author.pool) as pool:
+    _meter(attempt).check()
+    held = author.pool.least_replicas * author.pool.num_gpus
+    with charged(attempt.store, "author", held), _pool("author", factory, author.pool) as pool:
         ask = seed_tables.ask_with(pool.run_blocking, author.prompt_used().text)
         table = seed_tables.write_table(seeds, attempt.config.run_seed, ask)
     return seed_tables.commit_table(attempt.store, table)

@@ -95,6 +95,7 @@ class SynergyConfig:
                 "field 'seeds.path' is null and 'seeds.author.num_batches' is 0: "
                 "give a seed file, or let the author write b batches"
             )
+        self.limits.budget.gpu_s(self.plan.gpu_hour_price)  # a cost without a price is refused
         if self.stop.is_on and self.mode != "loop":
             raise ValueError(
                 f"field 'stop' has rules, and 'mode' is {self.mode!r}: only the rounds of a loop "

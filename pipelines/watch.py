@@ -18,14 +18,15 @@ from time import monotonic
 
 from actors.reasons import Reason
 from actors.records import PAIR_SCHEMA
-from cluster.errors import ErrorShareError, PairloomError, StoreError
+from cluster.errors import BudgetSpentError, ErrorShareError, PairloomError, StoreError
 from cluster.ledger import Ledger
-from cluster.metrics import Exporter
+from cluster.metrics import HOLDING, Exporter
 from cluster.pool import Pool, PoolStats
 from cluster.receipts import Receipt
 from cluster.snapshot import Snapshot
 from cluster.storage import open_store
 from pipelines.attempt import Attempt
+from pipelines.budget import Meter
 from pipelines.leaving import Stop
 from pipelines.limits import is_too_much
 from pipelines.pull import stats_of
@@ -54,6 +55,7 @@ class Watcher:
         pools: tuple[Pool, ...],
         committed: Collection[tuple[str, int]],
         stop: Stop,
+        meter: Meter,
     ) -> None:
         store = open_store(attempt.config.output, retry_timeout_s=RETRY_TIMEOUT_S)
         self._ledger = Ledger(store, attempt.ledger.fingerprint)
@@ -63,6 +65,7 @@ class Watcher:
             [pool.name for pool in pools], list(Reason), attempt.config.plan.gpu_hour_price
         )
         self._limits = attempt.config.limits
+        self._meter = meter
         self._before = committed
         self._folded: set[tuple[str, int]] | None = None
         self._stop = stop
@@ -89,6 +92,7 @@ class Watcher:
             if not self._is_left:
                 self._look()  # what was committed since: readers see it although the run failed
                 self._export()
+                self._meter.save(monotonic(), is_over=True)
         except Exception as error:  # in a thread nobody would hear of it
             logger.exception("the watcher failed")
             self._stop.ask(PairloomError(f"the watcher failed: {type(error).__name__}: {error}"))
@@ -105,6 +109,7 @@ class Watcher:
                 )
             if started >= export_at:
                 self._export()
+                self._check_budget()  # not at the end: a run that is done has not been stopped
                 export_at = started + EXPORT_INTERVAL_S
             if started - waiting_at >= WAITING_INTERVAL_S:
                 waiting_at = started
@@ -134,11 +139,21 @@ class Watcher:
         return bool(new)
 
     def _export(self) -> None:
-        """Tells Prometheus what the pools do."""
+        """Tells Prometheus and the meter what the pools do."""
         for pool in self._pools:
             stats = stats_of(pool)
             if stats is not None:
-                self._exporter.see_pool(pool.name, stats, pool.config.num_gpus, monotonic())
+                now_s = monotonic()
+                self._exporter.see_pool(pool.name, stats, pool.config.num_gpus, now_s)
+                num_held = sum(stats.replica_states.get(state, 0) for state in HOLDING)
+                self._meter.see(pool.name, num_held * pool.config.num_gpus, now_s)
+        self._meter.save(monotonic())
+
+    def _check_budget(self) -> None:
+        try:
+            self._meter.check(EXPORT_INTERVAL_S)
+        except BudgetSpentError as error:
+            self._stop.ask(error)
 
     def _judge(self, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
