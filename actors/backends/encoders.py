@@ -28,8 +28,6 @@ from actors.engines import Scored
 if TYPE_CHECKING:
     from actors.scoring_config import ScorerConfig
 
-_LOCAL = {"local_files_only": True, "trust_remote_code": False}
-
 
 class ClipEngine:
     """A ScoreEngine over one CLIP and the further models of its config, loaded by the constructor.
@@ -50,7 +48,9 @@ class ClipEngine:
                 f"model folder {str(files.clip)!r} holds a {self._model.config.model_type}: the "
                 "scorer needs a CLIPModel"
             )
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(str(files.clip), **_LOCAL)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(
+            str(files.clip), local_files_only=True, trust_remote_code=False
+        )
         self._processors = {"clip": _load_processor(files.clip)}
         self._classifiers: dict[str, tuple[Any, int]] = {}
         for name, folder in files.classifiers.items():
@@ -105,13 +105,21 @@ class ClipEngine:
         return pixels.to(self._device, self._dtype)
 
     def _load(self, kind: Any, folder: Path) -> Any:
-        model = kind.from_pretrained(str(folder), dtype=self._dtype, use_safetensors=True, **_LOCAL)
+        model = kind.from_pretrained(
+            str(folder),
+            dtype=self._dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
         return model.eval().to(self._device)
 
 
 def _load_processor(folder: Path) -> Any:
     # Not torchvision's, which rounds otherwise: scores would depend on what is installed.
-    return AutoImageProcessor.from_pretrained(str(folder), backend="pil", **_LOCAL)
+    return AutoImageProcessor.from_pretrained(
+        str(folder), backend="pil", local_files_only=True, trust_remote_code=False
+    )
 
 
 def _unit(features: Any) -> np.ndarray:

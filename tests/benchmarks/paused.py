@@ -48,9 +48,10 @@ class Seen:
 
 
 def watch(seen: Seen, is_over: threading.Event) -> None:
+    import ray
     from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
-    state: Any = get_state_from_address()
+    state: Any = get_state_from_address(ray.get_runtime_context().gcs_address)
     began = time.monotonic()
     while not is_over.wait(1.0):
         stats = get_memory_info_reply(state).store_stats
