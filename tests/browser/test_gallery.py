@@ -225,6 +225,19 @@ def test_a_phone_has_no_sideways_scrolling(driver: Any, gallery: Path) -> None:
         assert width <= 390, page
 
 
+def test_on_a_phone_filters_unfold_at_every_tap(driver: Any, gallery: Path) -> None:
+    set_screen(driver, 390, 844)
+    open_page(driver, gallery / "index.html")
+    more, field = one_of(driver, "#more"), one_of(driver, "#sort")
+    for is_open in (True, False, True):
+        more.click()
+        assert field.is_displayed() == is_open
+        assert more.get_attribute("aria-expanded") == str(is_open).lower()
+    choose(driver, "sort", "drift:up")  # the page is drawn anew
+    more.click()
+    assert not field.is_displayed()
+
+
 def test_hostile_captions_are_shown_as_they_are_and_do_nothing(driver: Any, gallery: Path) -> None:
     open_page(driver, gallery / "index.html", "#q=owned&sort=seed:up")
     assert count(driver) == "Found 10 chains"

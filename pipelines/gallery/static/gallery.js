@@ -152,10 +152,6 @@
     $("count").textContent = rows.length ? `${isAll ? "All" : "Found"} ${plural(rows.length, "chain")}` : index.num ? "No chain is like that: clear a filter." : "Nothing is committed yet.";
     $("pager").hidden = numPages < 2;
     $("page-number").textContent = `Page ${pageAt + 1} of ${numPages.toLocaleString("en")}`;
-    $("more").addEventListener("click", () => {
-      const isOpen = $("filters").classList.toggle("is-open");
-      $("more").setAttribute("aria-expanded", String(isOpen));
-    });
     $("page-before").disabled = pageAt === 0;
     $("page-next").disabled = pageAt + 1 >= numPages;
     for (const button of document.querySelectorAll("[data-field]")) {
