@@ -8,32 +8,17 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+import pyarrow as pa
+
+from actors.caption_hygiene import FLAGS
+from actors.records import SCORE_COLUMNS
 from cluster.config import to_dict
 from cluster.run_record import fingerprint
 
 # Columns of the `score` stage that are one number a pair, in the order in which they are judged.
-SCORES = (
-    "clip_similarity",
-    "clip_similarity_description",
-    "image_similarity_first",
-    "image_similarity_previous",
-    "text_similarity_first",
-    "text_similarity_previous",
-    "aesthetic",
-    "punsafe",
-    "pwatermark",
-)
-# What the `score` stage may say of a description in `caption_flags`.
-CAPTION_FLAGS = (
-    "instruction_echo",
-    "repetition",
-    "hedging",
-    "wrong_language",
-    "too_short",
-    "too_long",
-    "url",
-    "contact",
-)
+SCORES = tuple(name for name, kind, _ in SCORE_COLUMNS if kind == pa.float32())
+# Of a picture that nobody has checked it is not known to be safe: no setting lets it pass.
+SAFETY = "punsafe"
 # 64 bits: at more than a quarter of them, pictures of one size and background are all alike.
 MAX_PHASH_DISTANCE = 16
 
@@ -63,8 +48,8 @@ class FilterConfig:
     """Which pairs are kept; the default keeps all.
 
     The rules in their order: `rounds`, `keeps_truncated_prompts`, `words`, `forbidden_flags`, the
-    scores as they stand here, `duplicate_images`, `near_distance_in_chain`, `near_distance`. The
-    first that a pair fails is its reason.
+    scores as they stand here, `duplicate_images`, `near_distance_in_chain`, `near_distance`,
+    `near_similarity_in_chain`, `near_similarity`. The first that a pair fails is its reason.
     """
 
     rounds: list[int] | None = None  # null: all
@@ -86,23 +71,33 @@ class FilterConfig:
     # The same of pictures whose `phash` differs in at most so many of 64 bits; null: not judged
     near_distance_in_chain: int | None = None
     near_distance: int | None = None
+    # The same of pictures whose CLIP vectors (`image_embedding`) have at least this cosine
+    near_similarity_in_chain: float | None = None
+    near_similarity: float | None = None
     # A pair without a value that a rule needs. `refuse`: an error if no pair has it, else the pair
-    # is dropped for `no_<column>`; `drop`: dropped in any case; `keep`: the rule lets it pass
+    # is dropped for `no_<column>`; `drop`: dropped in any case; `keep`: the rule lets it pass, but
+    # that of `punsafe` does not: what nobody has checked is never taken for safe
     missing: Literal["refuse", "drop", "keep"] = "refuse"
 
     def __post_init__(self) -> None:
         if self.rounds is not None and any(one < 0 for one in self.rounds):
             raise ValueError(f"field 'rounds' is {self.rounds}: rounds count from 0")
-        unknown = sorted(set(self.forbidden_flags) - set(CAPTION_FLAGS))
+        unknown = sorted(set(self.forbidden_flags) - set(FLAGS))
         if unknown:
             raise ValueError(
-                f"field 'forbidden_flags' has {unknown}: must be of {', '.join(CAPTION_FLAGS)}"
+                f"field 'forbidden_flags' has {unknown}: must be of {', '.join(FLAGS)}"
             )
         for name in ("near_distance_in_chain", "near_distance"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= MAX_PHASH_DISTANCE:
                 raise ValueError(
                     f"field {name!r} is {value}: must be from 0 to {MAX_PHASH_DISTANCE}, or null"
+                )
+        for name in ("near_similarity_in_chain", "near_similarity"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise ValueError(
+                    f"field {name!r} is {value}: must be a cosine above 0 and up to 1, or null"
                 )
 
     @property
@@ -115,6 +110,10 @@ class FilterConfig:
     def digest(self) -> str:
         """16 hex digits that name this filter."""
         return fingerprint(to_dict(self))
+
+    def lets_unknown_pass(self, column: str) -> bool:
+        """Whether a pair without a value passes the rules of a column."""
+        return self.missing == "keep" and column != SAFETY
 
     def bounds(self) -> list[tuple[str, Bounds]]:
         """Each score that has a threshold, in the order of the rules."""

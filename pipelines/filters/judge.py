@@ -3,7 +3,8 @@
 A (chain, round) that lies in several commits counts once, with the commit of the highest replay.
 Decisions depend on the pairs alone, not on the order in which they were committed or are read.
 
-Limits: about 150 bytes a pair in memory, with scores 200; texts are let go of file by file.
+Limits: about 150 bytes a pair in memory, with scores 200; texts are let go of file by file. Where
+vectors are compared, all of them are in memory twice: 6 kB a pair of 768 numbers.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,11 +20,13 @@ from cluster.errors import CommitError
 from cluster.receipts import Receipt
 from pipelines.filters.columns import Columns, in_order, read_columns
 from pipelines.filters.config import FilterConfig
-from pipelines.filters.duplicates import Pictures, Scope, find_repeated
+from pipelines.filters.duplicates import Pictures, Scope, Vectors, find_repeated
 from pipelines.filters.rules import (
     EXACT,
     NEAR,
     NEAR_IN_CHAIN,
+    SIMILAR,
+    SIMILAR_IN_CHAIN,
     Flags,
     Masks,
     Rule,
@@ -36,7 +39,8 @@ from pipelines.filters.rules import (
 _compute: Any = pc
 
 _NAMES = ("pair_id", "chain_id", "round_index")
-_PICTURES = ("image_sha256", "phash")
+_KEPT = (*_NAMES, "file", "row")
+_PICTURES = ("image_sha256", "phash", "image_embedding")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +137,7 @@ def judge_files(found: Iterable[Columns], config: FilterConfig, more: Sequence[s
     mask = _compare(table, mask, rules, config, files)
     return Judged(
         files=files,
-        table=table,
+        table=table.select([name for name in table.column_names if name in (*more, *_KEPT)]),
         rules=[rule.name for rule in rules],
         masks=mask,
         num_unknown={name: number for name, number in unknown.items() if number},
@@ -189,23 +193,34 @@ def _compare(
 ) -> Masks:
     """Adds what the rules say that compare a pair with the ones before it."""
     bits = {rule.name: np.uint64(1 << place) for place, rule in enumerate(rules)}
-    if not bits.keys() & {EXACT, NEAR_IN_CHAIN, NEAR}:
+    if not bits.keys() & {EXACT, NEAR_IN_CHAIN, NEAR, SIMILAR_IN_CHAIN, SIMILAR}:
         return masks
     hashes, has_hash = _read_hashes(table)
+    vectors, has_vector = _read_vectors(table)
     pictures = Pictures(
         chains=_codes(table.column("chain_id")),
         images=_codes(table.column("image_sha256")) if EXACT in bits else np.arange(len(masks)),
         hashes=hashes,
         has_hash=has_hash,
+        vectors=vectors,
+        has_vector=has_vector,
     )
     scope = Scope(
         exact=config.duplicate_images == "drop",
         exact_in_chain=config.duplicate_images == "drop_in_chain",
         near_in_chain=config.near_distance_in_chain,
         near=config.near_distance,
+        similar_in_chain=config.near_similarity_in_chain,
+        similar=config.near_similarity,
     )
     found = find_repeated(pictures, _earliest_first(table, files), masks == 0, scope)
-    repeated = ((EXACT, found.exact), (NEAR_IN_CHAIN, found.near_in_chain), (NEAR, found.near))
+    repeated = (
+        (EXACT, found.exact),
+        (NEAR_IN_CHAIN, found.near_in_chain),
+        (NEAR, found.near),
+        (SIMILAR_IN_CHAIN, found.similar_in_chain),
+        (SIMILAR, found.similar),
+    )
     for name, is_repeated in repeated:
         if name in bits:
             masks = masks | is_repeated.astype(np.uint64) * bits[name]
@@ -236,6 +251,26 @@ def _read_hashes(table: pa.Table) -> tuple[Masks, Flags]:
     except (ValueError, OverflowError) as error:
         raise CommitError(f"a phash of the run is no 16 hex digits: {error}") from None
     return hashes, np.array([bool(text) for text in texts], np.bool_)
+
+
+def _read_vectors(table: pa.Table) -> tuple[Vectors, Flags]:
+    """One row a pair, of zeros where there is none."""
+    if "image_embedding" not in table.column_names:
+        return np.zeros((table.num_rows, 0), np.float32), np.zeros(table.num_rows, np.bool_)
+    column = table.column("image_embedding")
+    is_known = has_value(column)
+    if not is_known.any():
+        return np.zeros((table.num_rows, 0), np.float32), is_known
+    lengths = np.unique(_compute.list_value_length(column).drop_null().to_numpy())
+    if len(lengths) > 1:
+        raise CommitError(
+            f"the image_embedding of the run has {' and '.join(map(str, lengths))} numbers: "
+            "`pairloom verify` says what is damaged"
+        )
+    size = int(lengths[0])
+    vectors = np.zeros((table.num_rows, size), np.float32)
+    vectors[is_known] = _compute.list_flatten(column).to_numpy().reshape(-1, size)
+    return vectors, is_known
 
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -123,7 +123,8 @@ def describe_filter(report: FilterReport, config: FilterConfig) -> str:
     for name in report.failing:
         lines.append(f"{report.reasons.get(name, 0):8d} {report.failing[name]:10d}   {name}")
     for name, number in report.num_unknown.items():
-        fate = "the rule let them pass" if config.missing == "keep" else f"dropped as no_{name}"
+        is_kept = config.lets_unknown_pass(name)
+        fate = "the rule let them pass" if is_kept else f"dropped as no_{name}"
         lines.append(f"{number} pairs have no {name}: {fate}")
     lines.append(f"decisions  {report.output.rstrip('/')}/{report.file}")
     return "\n".join(lines)

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.filters.config import CAPTION_FLAGS, FilterConfig
+from actors.caption_hygiene import FLAGS
+from pipelines.filters.config import FilterConfig
 
 # pyarrow makes its compute functions at import.
 _compute: Any = pc
@@ -23,6 +24,7 @@ Flags = np.ndarray[Any, np.dtype[np.bool_]]
 Masks = np.ndarray[Any, np.dtype[np.uint64]]
 
 EXACT, NEAR_IN_CHAIN, NEAR = "duplicate_image", "near_duplicate_in_chain", "near_duplicate"
+SIMILAR_IN_CHAIN, SIMILAR = "similar_image_in_chain", "similar_image"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ def rules_of(config: FilterConfig) -> list[Rule]:
         rules.append(_rule("too_few_words", "description", lambda of: _words(of) < least))
     if most is not None:
         rules.append(_rule("too_many_words", "description", lambda of: _words(of) > most))
-    for flag in [one for one in CAPTION_FLAGS if one in config.forbidden_flags]:
+    for flag in [one for one in FLAGS if one in config.forbidden_flags]:
         rules.append(_rule(f"caption_{flag}", "caption_flags", _has_flag(flag)))
     for name, bounds in config.bounds():
         if bounds.min is not None:
@@ -61,6 +63,10 @@ def rules_of(config: FilterConfig) -> list[Rule]:
         rules.append(Rule(name=NEAR_IN_CHAIN, column="phash"))
     if config.near_distance is not None:
         rules.append(Rule(name=NEAR, column="phash"))
+    if config.near_similarity_in_chain is not None:
+        rules.append(Rule(name=SIMILAR_IN_CHAIN, column="image_embedding"))
+    if config.near_similarity is not None:
+        rules.append(Rule(name=SIMILAR, column="image_embedding"))
     return _with_unknown(rules, config)
 
 
@@ -87,10 +93,11 @@ def has_value(column: pa.ChunkedArray) -> Flags:
 
 
 def _with_unknown(rules: list[Rule], config: FilterConfig) -> list[Rule]:
-    if config.missing == "keep":
-        return rules
     found: list[Rule] = []
     for rule in rules:
+        if config.lets_unknown_pass(rule.column):
+            found.append(rule)
+            continue
         unknown = replace(rule, name=f"no_{rule.column}", fails=None, is_unknown=True)
         is_first = all(unknown.name != one.name for one in found)
         found += [unknown, rule] if is_first else [rule]

@@ -197,11 +197,11 @@ def _counts(facts: Facts, config: PublishConfig) -> str:
     if facts.drop_reasons:
         counts = [[f"`{name}`", f"{n:,}"] for name, n in facts.drop_reasons.items()]
         parts.append(table(["why pairs were filtered out (first rule)", "pairs"], counts))
-    if config.filter.missing == "keep":
-        parts += [
-            f"{n:,} pairs have no `{name}`: the rules that need it let them pass."
-            for name, n in facts.num_unknown.items()
-        ]
+    parts += [
+        f"{n:,} pairs have no `{name}`: the rules that need it let them pass."
+        for name, n in facts.num_unknown.items()
+        if config.filter.lets_unknown_pass(name)
+    ]
     return "\n\n".join(parts)
 
 

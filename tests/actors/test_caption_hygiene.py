@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from actors.caption_hygiene import FLAGS, HygieneConfig, find_flags
 from actors.prompts import INSTRUCTIONS
 from actors.scenes.grammar import all_captions, sample_scene
-from pipelines.filters.config import CAPTION_FLAGS
 
 SET = Path(__file__).with_name("hygiene_set.jsonl")
 ROWS: list[dict[str, Any]] = [json.loads(line) for line in SET.read_text().splitlines()]
@@ -66,7 +65,3 @@ def test_any_text_gets_known_flags_in_order_and_always_the_same(
     flags = find_flags(text, instruction, HygieneConfig())
     assert flags == [flag for flag in FLAGS if flag in flags]
     assert flags == find_flags(text, instruction, HygieneConfig())
-
-
-def test_the_filter_knows_the_same_flags() -> None:
-    assert CAPTION_FLAGS == FLAGS

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ SCORES = [
     pa.field("punsafe", pa.float32()),
     pa.field("phash", pa.string()),
     pa.field("caption_flags", pa.list_(pa.string())),
+    pa.field("image_embedding", pa.list_(pa.float32())),
 ]
 
 
@@ -185,6 +187,49 @@ def test_a_hash_that_is_none_is_damage(run: RunWriter) -> None:
         apply(run, "near_distance=3")
 
 
+def test_similar_pictures_within_a_chain_and_across_chains(run: RunWriter) -> None:
+    """Unit vectors in a plane: 20 degrees from chain to chain, the seventh looks like the second;
+    in a chain round 1 is 3 degrees on, round 2 is 9."""
+
+    def vector_of(chain: int, r: int) -> list[float]:
+        angle = math.radians(20 * (2 if chain == 7 else chain) + (0, 3, 9)[r])
+        return [math.cos(angle), math.sin(angle), 0.0]
+
+    score(run, lambda chain, r: {"image_embedding": vector_of(chain, r)})
+    bound = math.cos(math.radians(4))
+    in_chain = apply(run, f"near_similarity_in_chain={bound}")
+    assert kept(run, in_chain) == {(chain, r) for chain in range(10) for r in (0, 2)}
+    assert in_chain.reasons == {"similar_image_in_chain": 10}
+    anywhere = apply(run, f"near_similarity={bound}")
+    assert kept(run, anywhere) == {(c, r) for c in range(10) if c != 7 for r in (0, 2)}
+    assert anywhere.reasons == {"similar_image": 12}
+    # The same picture is found at a cosine of 1, whatever float32 makes of it.
+    assert apply(run, "near_similarity=1").reasons == {"similar_image": 3}
+
+
+def test_pairs_without_a_vector_are_told_as_for_any_rule(run: RunWriter) -> None:
+    score(run, lambda chain, r: {"image_embedding": None if chain == 3 else [1.0, 0.0]})
+    words = ("near_similarity_in_chain=0.9",)
+    assert apply(run, *words).reasons == {"no_image_embedding": 3, "similar_image_in_chain": 18}
+    assert apply(run, *words, "missing=keep").reasons == {"similar_image_in_chain": 18}
+
+
+def test_vectors_of_two_models_cannot_be_compared(run: RunWriter) -> None:
+    score(run, lambda chain, r: {"image_embedding": [1.0] * (2 + (chain == 3))})
+    with pytest.raises(CommitError, match="2 and 3 numbers"):
+        apply(run, "near_similarity=0.9")
+
+
+def test_what_nobody_has_checked_is_never_safe(run: RunWriter) -> None:
+    score(run, lambda chain, r: {"punsafe": None if chain < 4 else 0.1, "clip_similarity": None})
+    words = ("punsafe.max=0.5", "clip_similarity.min=0.2", "missing=keep")
+    report = apply(run, *words)
+    assert report.reasons == {"no_punsafe": 12}
+    page = describe_filter(report, config_of(*words))
+    assert "12 pairs have no punsafe: dropped as no_punsafe" in page
+    assert "30 pairs have no clip_similarity: the rule let them pass" in page
+
+
 def test_decisions_are_written_once_and_pairs_are_not_touched(run: RunWriter) -> None:
     def snapshot() -> dict[str, bytes]:
         return {str(path): path.read_bytes() for path in run.folder.rglob("*.*") if path.is_file()}
@@ -250,6 +295,7 @@ def test_a_run_on_s3_is_filtered_as_one_on_a_disk(run: RunWriter, moto_s3: Any) 
         (["clip_similarity.min=.inf"], "must be a number"),
         (["forbidden_flags=[rude]"], "must be of instruction_echo"),
         (["near_distance=40"], "must be from 0 to 16"),
+        (["near_similarity=1.5"], "must be a cosine"),
         (["rounds=[-1]"], "rounds count from 0"),
         (["clip_similarty.min=0.3"], "did you mean 'clip_similarity"),
     ],
@@ -373,6 +419,8 @@ def test_near_duplicates_are_those_of_the_definition(
         images=np.arange(num),
         hashes=np.array(hashes, np.uint64),
         has_hash=np.ones(num, np.bool_),
+        vectors=np.zeros((num, 0), np.float32),
+        has_vector=np.zeros(num, np.bool_),
     )
     found = find_repeated(pictures, np.arange(num), np.ones(num, np.bool_), Scope(near=limit))
     kept_so_far: list[int] = []
@@ -381,6 +429,37 @@ def test_near_duplicates_are_those_of_the_definition(
         assert bool(found.near[row]) == is_near
         if not is_near:
             kept_so_far.append(own)
+
+
+def test_similar_vectors_are_those_of_the_definition() -> None:
+    """Likewise, over more pairs than a block holds."""
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((700, 4)).astype(np.float32)
+    vectors = noise / np.linalg.norm(noise, axis=1, keepdims=True)
+    chains, passes = rng.integers(0, 30, 700), rng.random(700) < 0.8
+    pictures = Pictures(
+        chains=chains,
+        images=np.arange(700),
+        hashes=np.zeros(700, np.uint64),
+        has_hash=np.zeros(700, np.bool_),
+        vectors=vectors,
+        has_vector=rng.random(700) < 0.9,
+    )
+    order = rng.permutation(700)
+    found = find_repeated(pictures, order, passes, Scope(similar=0.97, similar_in_chain=0.9))
+    kept_so_far: list[int] = []
+    for row in order.tolist():
+        near = [one for one in kept_so_far if pictures.has_vector[row] and pictures.has_vector[one]]
+        cosines = {one: float(vectors[row] @ vectors[one]) for one in near}
+        is_similar = any(value >= 0.97 for value in cosines.values())
+        in_chain = any(v >= 0.9 for one, v in cosines.items() if chains[one] == chains[row])
+        assert (bool(found.similar[row]), bool(found.similar_in_chain[row])) == (
+            is_similar,
+            in_chain,
+        )
+        if passes[row] and not (is_similar or in_chain):
+            kept_so_far.append(row)
+    assert 0 < found.similar.sum() < 700
 
 
 def test_files_are_read_by_unit_round_and_generation() -> None:
