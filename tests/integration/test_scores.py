@@ -8,9 +8,11 @@ from runs import MakeConfig, read_pairs
 
 from actors.backends.simulated import simulated_identity
 from actors.records import SCORE_COLUMNS
-from pipelines.run import run
+from cluster.config import load
+from cluster.plan import Node, check_fits
+from pipelines.run import loop_demands, run
 from pipelines.status import describe_status, describe_totals, read_status
-from pipelines.synergy import Models, fingerprint_fields
+from pipelines.synergy import Models, SynergyConfig, fingerprint_fields
 from pipelines.verify import describe_report, verify_run
 
 SCORED = ("scorer.backend=simulated", "pools.scorer.num_cpus=0.1")
@@ -44,6 +46,13 @@ def test_rules_that_cannot_be_asked_are_refused(make_config: MakeConfig) -> None
         make_config("stop.converged_from=0.9")
     with pytest.raises(ValueError, match=r"'mode' is 'resample'"):
         make_config("stop.is_looping=true", "mode=resample")
+
+
+def test_the_default_config_has_room_for_a_scorer_on_two_cpus() -> None:
+    """The README's command for scores was refused there: a third pool asked for a whole CPU."""
+    words = ["output=out/x", "scorer.backend=clip", "stop.converged_from=0.98"]
+    config = load(SynergyConfig, "conf/synergy.yaml", words)
+    check_fits(loop_demands(config), [Node(num_cpus=2, num_gpus=0)], can_autoscale=False)
 
 
 @pytest.mark.usefixtures("local_ray")
