@@ -1,8 +1,8 @@
 """What a run tells Prometheus: the one list of its metrics, and who counts them.
 
 From `METRICS` come the exporter here, the Grafana dashboard (`grafana.py`), the check of the alert
-rules and the table of docs/profiling.md. Ray's agent on every node serves them, `ray_` before the
-name and a series for every process (`WorkerId`): a query sums. The driver counts what it sees of
+rules and the table of `profiling.md`. Ray's agent on every node serves them, `ray_` before the name
+and a series for every process (`WorkerId`): a query sums. The driver counts what it sees of
 receipts and pools (`Exporter`); what is measured elsewhere is observed there (`Observer`).
 
 Limits: counters begin at 0 with each attempt and count what it sees, while the ledger is the truth:

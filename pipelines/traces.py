@@ -1,7 +1,7 @@
 """Puts a profiler around the models of an attempt, where that is asked for, and tells what came.
 
 Limits: a replica that had fewer than `skip_calls + record_calls` calls, or died, leaves no trace. A
-profile of Python, of other threads and of waiting is not torch's: docs/profiling.md.
+profile of Python, of other threads and of waiting is not torch's: cluster/profiling.md.
 """
 
 import logging

@@ -76,7 +76,7 @@ def test_every_query_is_promql(tmp_path: Path) -> None:
 
 
 def test_the_page_on_profiling_has_every_metric_with_its_help_and_every_alert() -> None:
-    page = (ROOT / "docs" / "profiling.md").read_text()
+    page = (ROOT / "cluster" / "profiling.md").read_text()
     for one in METRICS:
         tags = f"{{{','.join(one.tags)}}}" if one.tags else ""
         assert f"| `ray_{one.name}{tags}` | {one.kind} | {one.help} |" in page, one.name

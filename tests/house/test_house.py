@@ -22,6 +22,15 @@ SOURCES = sorted(
 # Where each framework may be imported at all, besides inside a function.
 FRAMEWORKS = {"torch", "diffusers", "transformers", "vllm", "tokenizers", "huggingface_hub"}
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
+# The layout is fixed: a page of notes lies beside the code that it is about.
+FOLDERS = {"cluster", "pipelines", "actors", "conf", "tests", "k8s", ".ci"}
+
+
+def test_there_are_no_other_folders_at_the_top() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "*/*"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert {path.partition("/")[0] for path in listed.stdout.splitlines()} == FOLDERS
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
