@@ -16,7 +16,7 @@ from pipelines.evaluation.config import EvaluateConfig
 from pipelines.evaluation.references import find_references
 from pipelines.evaluation.text import Metrics, corpus_bleu, load_metrics
 from pipelines.evaluation.truth import COLUMNS as TRUTH_COLUMNS
-from pipelines.evaluation.truth import Rate, RoundTruth, TruthOfRound, is_embedded_world
+from pipelines.evaluation.truth import Rate, RoundTruth, TruthOfRound, is_of_embedded_world
 from pipelines.filters.columns import in_order, read_columns
 from pipelines.status import open_ledger
 
@@ -111,10 +111,9 @@ def evaluate_run(output: str, config: EvaluateConfig) -> Evaluation:
 def _is_of_embedded_world(output: str) -> bool:
     ledger, run = open_ledger(output)
     table = seed_tables.find_table(ledger.store)
-    record: Row = run["record"].get("generator") or {}
-    if table is None or (record.get("width_px"), record.get("height_px")) != (64, 64):
-        return False
-    return is_embedded_world([seed or "" for seed in table.column("seed").to_pylist()])
+    return table is not None and is_of_embedded_world(
+        run["record"], table.column("seed").to_pylist()
+    )
 
 
 def _read_rows(output: str, *, has_truth: bool) -> Iterator[list[Row]]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from actors.records import Row
 from actors.scenes.compare import ATTRIBUTES, Tally
 from actors.scenes.grammar import parse
+from actors.scenes.render import IMAGE_PX
 from actors.scenes.truth import QUESTIONS, tally_pair
 
 NUM_SEEDS_TRIED = 100
@@ -48,9 +49,11 @@ class RoundTruth:
     attributes: dict[str, dict[str, float]]
 
 
-def is_embedded_world(seeds: Sequence[str]) -> bool:
-    """Whether these are seeds of scenes that the oracle can judge."""
-    return any(parse(seed) is not None for seed in seeds[:NUM_SEEDS_TRIED])
+def is_of_embedded_world(record: Row, seeds: Sequence[str | None]) -> bool:
+    """Whether the oracle can judge the pairs of a run, by its config and its seeds."""
+    generator: Row = record.get("generator") or {}
+    is_its_size = (generator.get("width_px"), generator.get("height_px")) == (IMAGE_PX, IMAGE_PX)
+    return is_its_size and any(parse(seed or "") is not None for seed in seeds[:NUM_SEEDS_TRIED])
 
 
 class TruthOfRound:
@@ -59,8 +62,8 @@ class TruthOfRound:
     def __init__(self) -> None:
         self._num_pairs = 0
         self._num_readable = 0
-        self._sums: defaultdict[str, _Sums] = defaultdict(_Sums)
-        self._of_attribute: defaultdict[tuple[str, str], _Sums] = defaultdict(_Sums)
+        self._sums: defaultdict[str, RatioSums] = defaultdict(RatioSums)
+        self._of_attribute: defaultdict[tuple[str, str], RatioSums] = defaultdict(RatioSums)
 
     def add(self, pair: Row) -> None:
         """A row with `seed`, `description` and `image`.
@@ -72,7 +75,7 @@ class TruthOfRound:
         self._num_pairs += 1
         self._num_readable += "picture_precision" in tallies
         for question, tally in tallies.items():
-            self._sums[question].add(*_all_attributes(tally))
+            self._sums[question].add(*count_attributes(tally))
             for name in ATTRIBUTES:
                 self._of_attribute[name, question].add(tally.right[name], tally.total[name])
 
@@ -98,13 +101,15 @@ def measure_rounds(pairs: Iterable[Row]) -> dict[int, RoundTruth]:
     return {round_index: truth.measure() for round_index, truth in sorted(rounds.items())}
 
 
-def _all_attributes(tally: Tally) -> tuple[int, int]:
+def count_attributes(tally: Tally) -> tuple[int, int]:
+    """Right answers and questions, over all attributes."""
     return sum(tally.right[one] for one in ATTRIBUTES), sum(tally.total[one] for one in ATTRIBUTES)
 
 
 @dataclass
-class _Sums:
-    """Of right answers and questions, one pair after the other, with their squares."""
+class RatioSums:
+    """Of right answers and questions, one pair after the other, with their squares; sums of two
+    sets of pairs add up field by field."""
 
     num_pairs: int = 0
     right: int = 0
@@ -114,6 +119,7 @@ class _Sums:
     total_total: int = 0
 
     def add(self, right: int, total: int) -> None:
+        """One pair more."""
         self.num_pairs += 1
         self.right += right
         self.total += total
@@ -123,9 +129,11 @@ class _Sums:
 
     @property
     def share(self) -> float:
+        """Right / asked."""
         return self.right / self.total
 
     def rate(self) -> Rate:
+        """Right / asked, with its standard error."""
         p, n = self.share, self.num_pairs
         apart = self.right_right - 2 * p * self.right_total + p * p * self.total_total
         error = math.sqrt(max(0.0, apart) * n / (n - 1)) / self.total if n > 1 else None

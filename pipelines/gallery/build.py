@@ -23,7 +23,9 @@ from actors.records import is_replay, parse_unit_id
 from cluster.receipts import Receipt
 from cluster.storage import is_local, local_path, open_store
 from pipelines import seeds as seed_tables
+from pipelines.evaluation.truth import NUM_SEEDS_TRIED, is_of_embedded_world
 from pipelines.gallery.config import GalleryConfig
+from pipelines.gallery.effort import count_spent
 from pipelines.gallery.pages import (
     Page,
     add_commit,
@@ -110,16 +112,21 @@ class Builder:
         self._site = Site(folder)
         made_with = asdict(config) | {"run": self._run["fingerprint"]}
         self._site.open(
-            {k: made_with[k] for k in ("run", "thumbnail_px", "kept_from", "lost_below")}
+            {
+                k: made_with[k]
+                for k in ("run", "thumbnail_px", "kept_from", "lost_below", "num_truth_chains")
+            }
         )
         self._sums: dict[int, Sums] = {}
         self._num_chains: int | None = None  # of the seed table, once there is one
+        self._is_of_world = False  # of the embedded one, where there is an oracle
         self._is_first = True
         self.num_new_commits = 0
         self.is_finished = False
 
     def refresh(self) -> None:
         """Reads what has been committed since the last time, and writes what that changes."""
+        self._look_at_seeds()
         found = self._ledger.committed()
         if self._is_first:
             self._load(found)
@@ -146,6 +153,16 @@ class Builder:
             is_finished=self.is_finished,
             wall_s=round(wall_s, 2),
         )
+
+    def _look_at_seeds(self) -> None:
+        """Before the commits: what is committed has seeds."""
+        table = None
+        if self._num_chains is None:
+            table = seed_tables.find_table(open_store(self._output))
+        if table is not None:
+            self._num_chains = table.num_rows
+            seeds: list[str | None] = table.column("seed").slice(0, NUM_SEEDS_TRIED).to_pylist()
+            self._is_of_world = is_of_embedded_world(self._run["record"], seeds)
 
     def _load(self, found: Iterable[Cell]) -> None:
         folder = self._site.folder / "data" / "state"
@@ -202,9 +219,12 @@ class Builder:
         missing = [cell for cell in sorted(wanted) if f"{cell[0]}/{cell[1]}" not in page["commits"]]
         if not missing:
             return page
+        is_asked = unit * self._unit_size < self._config.num_truth_chains
+        has_truth = self._is_of_world and is_asked
         for receipt in (at_hand.get(cell) or self._ledger.receipt(*cell) for cell in missing):
             assert receipt is not None, "a commit was taken back while it was read"
-            for file, data in add_commit(page, self._ledger, receipt, self._config).items():
+            sprites = add_commit(page, self._ledger, receipt, self._config, has_truth=has_truth)
+            for file, data in sprites.items():
                 self._site.write(f"pictures/{_folder_of(file)}/{file}", data)
             logger.debug("%s is in the gallery", commit_name(receipt))
         finish_page(page, self._config, is_loop=self._is_loop)
@@ -218,9 +238,6 @@ class Builder:
 
     def _write_head(self) -> None:
         total = add_sums(self._sums.values())
-        if self._num_chains is None:
-            table = seed_tables.find_table(open_store(self._output))
-            self._num_chains = None if table is None else table.num_rows
         cells = [_cell(one) for one in total["commits"]]
         self.is_finished = self._has_all(cells)
         overview = Overview(
@@ -231,6 +248,7 @@ class Builder:
             is_finished=self.is_finished,
             version=_version(total["commits"]),
             config=self._config,
+            spent_s=count_spent(self._ledger.store),
         )
         self._site.write_assets()
         self._site.put(

@@ -85,6 +85,25 @@ def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) ->
     )
 
 
+def folded(html: str) -> str:
+    """Out of sight until it is asked for."""
+    return f"<details><summary>The figures</summary>{html}</details>"
+
+
+def note(html: str) -> str:
+    """A paragraph that explains, in small print; `html` is markup already."""
+    return f'<p class="note">{html}</p>'
+
+
+def span(seconds: float | None) -> str:
+    """`40 s`, `12 min`, `3.1 h`."""
+    if seconds is None:
+        return "not known"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def nice_top(value: float) -> float:
     """The end of an axis: 1, 2, 2.5 or 5 times a power of ten, not below `value`."""
     if value <= 0:

@@ -16,6 +16,9 @@ class GalleryConfig:
     # its meaning; below `lost_below` it has lost it; between the two it has drifted.
     kept_from: float = 0.85
     lost_below: float = 0.5
+    # In the embedded world: chains of which the oracle is asked what is true, the first ones, some
+    # 4 ms a pair; 0: of none
+    num_truth_chains: int = 256
     gpu_hour_price: float | None = None  # null: that of the run's own `plan.gpu_hour_price`
     follow_s: float = 3.0  # with --follow: between two looks at the ledger
 
@@ -28,6 +31,10 @@ class GalleryConfig:
             raise ValueError(
                 f"field 'lost_below' is {self.lost_below}, 'kept_from' {self.kept_from}: both are "
                 "shares from 0 to 1, and the first is not above the second"
+            )
+        if self.num_truth_chains < 0:
+            raise ValueError(
+                f"field 'num_truth_chains' is {self.num_truth_chains}: must be 0 or more"
             )
         price = self.gpu_hour_price
         if price is not None and not 0 <= price < math.inf:

@@ -16,8 +16,9 @@ from cluster.ledger import Ledger
 from cluster.receipts import Receipt
 from pipelines.filters.columns import in_order, read_columns
 from pipelines.filters.report import FOLDER, digest_commits
+from pipelines.gallery.pages import VERBS
 
-_SECONDS = ("pair_id", "draw_s", "describe_s")
+_SECONDS = ("pair_id", *(f"{verb}_s" for verb in VERBS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Drops:
     digest: str
     asked: str  # the filter as JSON
     kept: dict[int, int]
-    kept_s: dict[str, float]  # seconds to draw and to describe the pairs that it keeps
+    kept_s: dict[str, float]  # by verb: seconds to draw, describe and score the pairs that it keeps
     reasons: dict[str, int]
 
 
@@ -64,7 +65,7 @@ def _read(ledger: Ledger, key: str, receipts: list[Receipt]) -> Drops:
 
 
 def _seconds(ledger: Ledger, receipts: list[Receipt], dropped: set[str]) -> dict[str, float]:
-    total = {"draw": 0.0, "describe": 0.0}
+    total = dict.fromkeys(VERBS, 0.0)
     for columns in read_columns(ledger.store.uri, in_order(receipts), _SECONDS):
         rows: list[dict[str, Any]] = columns.table.to_pylist()
         for row in rows:

@@ -13,8 +13,10 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from actors.records import Row, parse_unit_id
+from actors.scenes.truth import tally_pair
 from cluster.ledger import Ledger
 from cluster.receipts import Receipt
+from pipelines.evaluation.truth import count_attributes
 from pipelines.filters.config import SCORES
 from pipelines.gallery.config import GalleryConfig
 from pipelines.gallery.meaning import judge
@@ -23,14 +25,10 @@ from pipelines.gallery.pictures import Sheet, make_sheet
 Page = dict[str, Any]
 
 _PAIR_TEXTS = ["chain_id", "seed", "prompt", "is_prompt_truncated", "image", "description"]
-_PAIR_FACTS = [
-    "generator",
-    "captioner",
-    "rng_seed_draw",
-    "rng_seed_describe",
-    "draw_s",
-    "describe_s",
-]
+_MODELS = ("generator", "captioner", "scorer")
+_RNG_SEEDS = ("rng_seed_draw", "rng_seed_describe")
+VERBS = ("draw", "describe", "score")
+_SECONDS = tuple(f"{verb}_s" for verb in VERBS)
 # Columns that a run may have or not.
 _LATER = ["caption_flags", "stop_reason"]
 _FAILED = ["chain_id", "seed", "prompt", "image", "stage", "reason", "message", "attempts"]
@@ -57,20 +55,24 @@ def new_page(unit_index: int) -> Page:
     """A page without a commit."""
     return {
         "unit": page_name(unit_index), "commits": {}, "sheets": {}, "models": [], "chains": {},
+        "tries": {},
     }  # fmt: skip
 
 
 def add_commit(
-    page: Page, ledger: Ledger, receipt: Receipt, config: GalleryConfig
+    page: Page, ledger: Ledger, receipt: Receipt, config: GalleryConfig, *, has_truth: bool = False
 ) -> dict[str, bytes]:
     """Reads one commit into the page; returns its sprites by file name.
+
+    With `has_truth` the oracle of the embedded world is asked of every pair.
 
     Raises:
         CommitError: its file is gone or damaged.
     """
     name = commit_name(receipt)
     # A file of an earlier version has fewer columns, a later one may have scores.
-    pairs = _read(ledger, receipt, "data", [*_PAIR_TEXTS, *_PAIR_FACTS, *SCORES, *_LATER])
+    facts = [*_MODELS, *_RNG_SEEDS, *_SECONDS, *SCORES, *_LATER]
+    pairs = _read(ledger, receipt, "data", [*_PAIR_TEXTS, *facts])
     failed = _read(ledger, receipt, "dead_letter", _FAILED)
     sheet = make_sheet(((row.get("image") or {}).get("bytes") for row in pairs + failed),
                        config.thumbnail_px)  # fmt: skip
@@ -80,9 +82,12 @@ def add_commit(
         for number, data in enumerate(sheet.files)
     }
     page["commits"][name] = commit_digest(receipt)
+    page["tries"][name] = _count_tries(failed)
     page["sheets"][name] = {"cell": list(sheet.cell), "files": list(files)}
     for place, row in enumerate(pairs + failed):
         shown = _pair(page, row) if place < len(pairs) else _failure(row)
+        if has_truth and place < len(pairs):
+            shown["truth"] = _truth(row)
         shown |= {
             "round_index": receipt.round_index, "generation": generation, "commit": name,
             "picture": _place(sheet, place),
@@ -95,6 +100,7 @@ def finish_page(page: Page, config: GalleryConfig, *, is_loop: bool) -> None:
     """Says of every chain what became of it; chains come by id, rounds in order."""
     page["commits"] = dict(sorted(page["commits"].items()))
     page["sheets"] = dict(sorted(page["sheets"].items()))
+    page["tries"] = dict(sorted(page["tries"].items()))
     page["chains"] = dict(sorted(page["chains"].items()))
     _sort_models(page)
     for chain in page["chains"].values():
@@ -138,9 +144,9 @@ def _pair(page: Page, row: Row) -> Row:
     shown: Row = {
         "text": row["description"] or "",
         "prompt": row["prompt"] or "",
-        "models": [_model(page, row.get(name)) for name in ("generator", "captioner")],
-        "rng_seeds": [str(row.get(name)) for name in ("rng_seed_draw", "rng_seed_describe")],
-        "seconds": [_number(row.get(name)) for name in ("draw_s", "describe_s")],
+        "models": [_model(page, row.get(name)) for name in _MODELS],
+        "rng_seeds": [str(row.get(name)) for name in _RNG_SEEDS],
+        "seconds": [_number(row.get(name)) for name in _SECONDS],
     }
     if row.get("is_prompt_truncated"):
         shown["is_cut"] = True
@@ -152,6 +158,21 @@ def _pair(page: Page, row: Row) -> Row:
     if row.get("stop_reason"):
         shown["stop"] = row["stop_reason"]
     return shown
+
+
+def _truth(row: Row) -> dict[str, list[int]]:
+    """Right answers and questions, by question."""
+    return {name: list(count_attributes(tally)) for name, tally in tally_pair(row).items()}
+
+
+def _count_tries(failed: Iterable[Row]) -> dict[str, list[int]]:
+    """Of the rows that failed: their number and their calls, by the stage that they failed at."""
+    tries: dict[str, list[int]] = {}
+    for row in failed:
+        count = tries.setdefault(row["stage"], [0, 0])
+        count[0] += 1
+        count[1] += row.get("attempts") or 0
+    return dict(sorted(tries.items()))
 
 
 def _failure(row: Row) -> Row:

@@ -10,17 +10,22 @@ that.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from cluster.receipts import Receipt
+from pipelines.drift import mean_cumulative_drift
+from pipelines.evaluation.truth import RatioSums
 from pipelines.filters.config import SCORES
-from pipelines.gallery.pages import Page, commit_digest
+from pipelines.gallery.pages import VERBS, Page, commit_digest
 from pipelines.gallery.search import ID_CHARS, index_words, words_of
 from pipelines.gallery.site import Site
 
 SEGMENT_CHAINS = 4096
 # A score in the index: thousandths.
 SCORE_SCALE = 1000
+# Of each the mean over the rounds after the first is a chain's Mean Cumulative Drift.
+FIRSTS = ("image_similarity_first", "text_similarity_first")
 Sums = dict[str, Any]
 
 
@@ -64,7 +69,11 @@ def write_segment(
     site.put(f"index/{name}", index | {"letters": "".join(sorted(letters))})
     for letter in set(before["letters"]) - letters.keys():
         site.remove(f"data/words/{name}-{letter}.js")
-    return _sums(chains, num_rounds) | {"commits": sorted(commits, key=_order)}
+    tries = [one for page in pages for one in page["tries"].values()]
+    return _sums(chains, num_rounds) | {
+        "tries": _add_tries(tries),
+        "commits": sorted(commits, key=_order),
+    }
 
 
 def add_sums(parts: Iterable[Sums]) -> Sums:
@@ -126,13 +135,17 @@ def _sums(chains: Sequence[Any], num_rounds: int) -> Sums:
     drift: defaultdict[int, Counter[int]] = defaultdict(Counter)
     scores: defaultdict[str, defaultdict[int, Counter[int]]]
     scores = defaultdict(lambda: defaultdict(Counter))
-    seconds = [0.0, 0.0]
+    truth: defaultdict[str, defaultdict[int, RatioSums]]
+    truth = defaultdict(lambda: defaultdict(RatioSums))
+    seconds = [0.0] * len(VERBS)
     for row in (row for chain in chains for row in chain["rows"] if "text" in row):
         drift[row["round_index"]][row["drift"]] += 1
         for name, value in row.get("scores", {}).items():
             scores[name][row["round_index"]][round(value * SCORE_SCALE)] += 1
         for at, value in enumerate(row["seconds"]):
             seconds[at] += value or 0.0
+        for question, (right, total) in row.get("truth", {}).items():
+            truth[question][row["round_index"]].add(right, total)
     turned = Counter(
         f"{chain['status']}/{chain['turning']}" for chain in chains if chain["turning"] is not None
     )
@@ -147,8 +160,33 @@ def _sums(chains: Sequence[Any], num_rounds: int) -> Sums:
             name: {str(r): _histogram(rounds[r]) for r in sorted(rounds)}
             for name, rounds in sorted(scores.items())
         },
-        "seconds": {"draw": round(seconds[0], 4), "describe": round(seconds[1], 4)},
+        "cumulative": _cumulative(chains),
+        "truth": {
+            question: {str(r): asdict(rounds[r]) for r in sorted(rounds)}
+            for question, rounds in sorted(truth.items())
+        },
+        "seconds": {verb: round(s, 4) for verb, s in zip(VERBS, seconds, strict=True)},
     }
+
+
+def _cumulative(chains: Sequence[Any]) -> dict[str, dict[str, int]]:
+    """Histograms of the chains' Mean Cumulative Drift, in thousandths."""
+    found: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    for chain in chains:
+        scores = [row.get("scores", {}) for row in chain["rows"] if "text" in row]
+        for name in FIRSTS:
+            drift = mean_cumulative_drift([one.get(name) for one in scores])
+            if drift is not None:
+                found[name][round(drift * SCORE_SCALE)] += 1
+    return {name: _histogram(counts) for name, counts in sorted(found.items())}
+
+
+def _add_tries(parts: Iterable[dict[str, list[int]]]) -> dict[str, dict[str, int]]:
+    total: dict[str, dict[str, int]] = {}
+    for part in parts:
+        for stage, (rows, calls) in part.items():
+            total[stage] = _add(total.get(stage), {"rows": rows, "calls": calls})
+    return dict(sorted(total.items()))
 
 
 def _order(commit: Sums) -> tuple[str, int]:
@@ -167,6 +205,7 @@ def commit_of(receipt: Receipt) -> Sums:
         "stopped": receipt.num_stopped - receipt.num_replaced_stopped,
         "reasons": receipt.error_reasons,
         "replaced": receipt.replaced_reasons,
+        "stops": receipt.stop_reasons,
     }
 
 

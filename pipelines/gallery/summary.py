@@ -25,6 +25,7 @@ class Overview:
     is_finished: bool
     version: str  # changes with every commit
     config: GalleryConfig
+    spent_s: dict[str, float]  # GPU-seconds by pool, as far as attempts have put them on record
 
     @property
     def record(self) -> dict[str, Any]:

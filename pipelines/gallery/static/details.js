@@ -20,15 +20,16 @@ pairloom.details = (() => {
   const facts = (row) => {
     const list = make("dl", "facts", fact("Prompt", row.prompt), fact("Pair", pairId()));
     if (row.text !== undefined) {
-      const [draw, describe] = row.seconds;
+      const [draw, describe, score] = row.seconds;
       list.append(
         ...[
           fact("Cut prompt", row.is_cut ? "yes: the text encoder took its first part only" : null),
           fact("Flags", (row.flags || []).join(", ")),
           fact("Drawn by", modelOf(row, 0)),
           fact("Described by", modelOf(row, 1)),
+          fact("Scored by", modelOf(row, 2)),
           fact("rng_seeds", row.rng_seeds.join(", ")),
-          fact("Seconds", [draw !== null ? `${draw} to draw` : "", describe !== null ? `${describe} to describe` : ""].filter(Boolean).join(", ")),
+          fact("Seconds", [draw !== null ? `${draw} to draw` : "", describe !== null ? `${describe} to describe` : "", score !== null ? `${score} to score` : ""].filter(Boolean).join(", ")),
         ].filter(Boolean),
       );
     } else {

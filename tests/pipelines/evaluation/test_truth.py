@@ -10,7 +10,7 @@ from PIL import Image
 from actors.scenes.grammar import caption, sample_scene
 from actors.scenes.render import render
 from actors.scenes.truth import QUESTIONS, measure_truth, tally_pair
-from pipelines.evaluation.truth import is_embedded_world, measure_rounds
+from pipelines.evaluation.truth import is_of_embedded_world, measure_rounds
 
 
 def _pairs(num_pairs: int) -> list[Any]:
@@ -61,7 +61,9 @@ def test_attributes_add_up_to_the_rate() -> None:
     assert alone.rates["seed_recall"].error is None
 
 
-def test_the_world_is_known_by_its_seeds() -> None:
+def test_the_world_is_known_by_its_seeds_and_its_size() -> None:
     scene = caption(sample_scene(np.random.default_rng(0)))
-    assert is_embedded_world(["a dog in a park", scene])
-    assert not is_embedded_world(["a dog in a park", ""])
+    record = {"generator": {"width_px": 64, "height_px": 64}}
+    assert is_of_embedded_world(record, ["a dog in a park", None, scene])
+    assert not is_of_embedded_world(record, ["a dog in a park", ""])
+    assert not is_of_embedded_world({"generator": {"width_px": 512, "height_px": 512}}, [scene])

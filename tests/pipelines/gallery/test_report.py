@@ -11,14 +11,16 @@ import pytest
 from corrupt import put_json
 from hypothesis import given
 from hypothesis import strategies as st
+from scene_run import SceneRun
 from scored import add_columns
 from story_run import StoryRun
 
 from cluster.config import from_dict
+from pipelines.evaluation.truth import measure_rounds
 from pipelines.filters import FilterConfig, filter_run
 from pipelines.gallery import GalleryConfig, build_gallery
 from pipelines.gallery.charts import bars, nice_top, table
-from pipelines.gallery.report import quantile
+from pipelines.gallery.report_meaning import quantile
 
 
 @pytest.fixture
@@ -78,23 +80,130 @@ def test_drift_has_median_and_quartiles_by_round(run: StoryRun) -> None:
 def test_without_pools_in_the_record_time_is_not_known(run: StoryRun) -> None:
     html = report(run)
     rows = rows_of(html, "Seconds of all replicas of a pool")
-    assert rows[0] == ["generator", "not known", "0", "6.5", "not known", "not known", "not known"]
-    assert "no GPU-hours to price" in html
+    # thirteen pairs, and a row that was drawn once more and then failed to be described
+    times = ["generator", "not known", "0", "6.5", "0.5"]
+    assert rows[0] == [*times, "not known", "not known", "not known"]
+    assert "nothing to price" in html
+    cost = rows_of(html, "What it took, no filter, all pairs are kept")
+    assert cost[0] == ["pairs that are kept", "9.8", "not known", "0.75"]
+    assert cost[-1] == ["all", "not known", "not known", "not known"]
 
 
-def test_cost_is_split_into_pairs_and_the_rest(run: StoryRun) -> None:
+NO_FILTER = "What it took, no filter, all pairs are kept"
+PARTS = [
+    "pairs that are kept", "pairs that are dropped", "rows that failed, reckoned",
+    "idle: loading, waiting", "all",
+]  # fmt: skip
+
+
+def test_cost_is_split_into_kept_dropped_failed_and_idle(run: StoryRun) -> None:
     set_pools(run)
     html = report(run, gpu_hour_price=3600.0)
     # nine commits 4 s apart: 32 s, two pools of two GPUs: 128 GPU-seconds at 1 a second
-    found = rows_of(html, "GPU-hours and cost at 3600 a GPU-hour")
-    assert [row[0] for row in found] == ["pairs", "rest: failed, loading, idle", "all"]
-    assert [float(row[2]) for row in found] == [9.75, 118.25, 128.0]
-    assert "A pair cost 9.85" in html
+    found = rows_of(html, NO_FILTER)
+    assert [row[0] for row in found] == PARTS
+    assert [float(row[3]) for row in found] == [9.75, 0.0, 0.75, 117.5, 128.0]
+    assert [row[4] for row in found] == ["0.75", "0", "0.0577", "9.04", "9.85"]  # of 13 pairs
+
+
+def spend(run: StoryRun, name: str, is_over: bool = True, **gpu_s: float) -> None:
+    record = {"format": 1, "gpu_s": gpu_s, "num_gpus": 0.0, "is_over": is_over}
+    put_json(run.folder / f"spent/{name}.json", record)
+
+
+def test_what_gpus_were_held_for_is_taken_from_all_attempts(run: StoryRun) -> None:
+    set_pools(run)
+    spend(run, "one", generator=20.0, captioner=10.0)
+    spend(run, "two", generator=30.0, captioner=4.0, author=6.0)
+    html = report(run, gpu_hour_price=3600.0)
+    rows = rows_of(html, "Seconds of all replicas of a pool")
+    assert rows[0] == ["generator", "2", "1", "6.5", "0.5", "43", "50", "14%"]
+    assert rows[1] == ["captioner", "2", "1", "3.2", "0.2", "10", "14", "25%"]
+    found = {row[0]: float(row[3]) for row in rows_of(html, NO_FILTER)}
+    assert found["seeds that a model wrote"] == 6.0
+    assert found["all"] == 70.0
+    assert found["idle: loading, waiting"] == 70.0 - 6.0 - 9.75 - 0.75
+
+
+def test_a_scorer_is_a_pool_like_the_others(run: StoryRun) -> None:
+    pool = {"num_replicas": 1, "num_gpus": 0.5}
+    set_pools(run, scorer={"backend": "clip"})
+    record = json.loads((run.folder / "run.json").read_text())
+    record["record"]["pools"]["scorer"] = pool
+    put_json(run.folder / "run.json", record)
+    add_columns(run.folder, [pa.field("score_s", pa.float64())], lambda row: {"score_s": 0.1})
+    html = report(run, gpu_hour_price=3600.0)
+    rows = rows_of(html, "Seconds of all replicas of a pool")
+    assert rows[2][:5] == ["scorer", "1", "0.5", "1.3", "0.0"]
+    assert float(rows_of(html, NO_FILTER)[0][3]) == 9.75 + 0.65
+
+
+def test_chains_that_a_rule_stopped_are_told_with_what_that_saved(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    stops = frozenset({(0, 0), (1, 1)})
+    run = StoryRun(folder=tmp_path / "run", stops=stops).write_all()
+    set_pools(run)
+    html = report(run)
+    assert rows_of(html, "What became of the chains in each round")[2] == ["2", "2", "0", "3"]
+    assert rows_of(html, "Chains that a rule stopped") == [["converged", "2"]]
+    # .75 s a pair: two rounds of the one chain and one of the other
+    assert "3 rows were not grown" in html
+    assert "saved 2 s of the models, 2 GPU-seconds" in html
+
+
+def test_what_was_foreseen_is_reckoned_from_the_commits(run: StoryRun) -> None:
+    set_pools(run)
+    found = rows_of(report(run), "The end as it was foreseen, in s after the begin")
+    # Nine commits of 15 rows in 32 s; none is foreseen before the third.
+    assert [row[0] for row in found] == [f"{at} s" for at in range(8, 33, 4)]
+    assert found[-1] == ["32 s", "0 s", "32 s"]
+    assert "Too few commits" in report(StoryRun(folder=_folder(run, "other")))
+
+
+def _folder(run: StoryRun, name: str) -> Path:
+    folder = run.folder.parent / name / "run"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_drift_of_whole_chains_is_their_mean_cumulative_drift(run: StoryRun) -> None:
+    fields = [pa.field(f"{one}_similarity_first", pa.float32()) for one in ("image", "text")]
+    add_columns(
+        run.folder,
+        fields,
+        lambda row: {
+            "image_similarity_first": 1.0 - 0.2 * row["round_index"],
+            "text_similarity_first": 1.0,
+        },
+    )
+    found = rows_of(report(run), "Mean Cumulative Drift of the chains")
+    # .8 and .6 in rounds 1 and 2 of four chains; the fifth has round 0 alone, and no drift
+    assert found == [
+        ["image", "0.700", "0.700", "0.700", "0.700", "4"],
+        ["text", "1.000", "1.000", "1.000", "1.000", "4"],
+    ]
+
+
+def test_truth_is_told_of_runs_of_the_embedded_world_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "scenes" / "run"
+    folder.mkdir(parents=True)
+    run = SceneRun(folder=folder, num_seeds=6).write_all()
+    html = report(run)
+    found = rows_of(html, "Truth of the descriptions, by round")
+    assert [row[0] for row in found] == ["round 0", "round 1", "round 2"]
+    assert {row[5] for row in found} == {"6"}
+    assert found[0][1:3] == ["1.000 +-0.000", "1.000 +-0.000"]
+    expected = measure_rounds(run.pairs)
+    assert float(found[2][4][:5]) == round(expected[2].rates["seed_recall"].value, 3) < 1
+    few = rows_of(report(run, num_truth_chains=2), "Truth of the descriptions, by round")
+    assert {row[5] for row in few} == {"2"}
+    other = StoryRun(folder=_folder(run, "other")).write_all()
+    assert "Truth of the descriptions" not in report(other)
 
 
 def test_the_price_of_the_run_is_used_where_none_is_given(run: StoryRun) -> None:
     set_pools(run, plan={"gpu_hour_price": 2.5})
-    assert "GPU-hours and cost at 2.5 a GPU-hour" in report(run)
+    assert "cost at 2.5</th>" in report(run)
 
 
 def test_filters_and_scores_that_are_there_are_told(run: StoryRun) -> None:
@@ -111,12 +220,10 @@ def test_filters_and_scores_that_are_there_are_told(run: StoryRun) -> None:
         ["clip_similarity_low", "5"]
     ]
     assert [row[2] for row in rows_of(html, "clip similarity by round")] == ["0.1", "0.2", "0.3"]
-    assert rows_of(html, f"Seconds on pairs that filter {digest} keeps and drops") == [
-        ["generator", "4.0", "2.5"],
-        ["captioner", "2.0", "1.2"],
-    ]
-    cost = rows_of(html, "GPU-hours and cost at 3600 a GPU-hour")
-    assert [float(row[2]) for row in cost] == [9.75, 6.0, 3.75, 118.25, 128.0]
+    cost = rows_of(html, f"What it took, with filter {digest}")
+    assert [row[0] for row in cost] == PARTS
+    assert [float(row[3]) for row in cost] == [6.0, 3.75, 0.75, 117.5, 128.0]
+    assert [row[4] for row in cost][-1] == "16"  # 128 for the eight that are kept
 
 
 class _Tags(HTMLParser):
