@@ -186,6 +186,11 @@ def _counts(facts: Facts, config: PublishConfig) -> str:
         table(header, rows),
         "A chain that fails in a round is not grown further; its earlier pairs stay.",
     ]
+    if facts.stop_reasons:
+        rules = ", ".join(f"`{name}` {value}" for name, value in facts.stop_rules.items())
+        said = f"Nor is one that a rule has stopped ({rules}); the pair that it ends with stays."
+        stops = [[f"`{name}`", f"{n:,}"] for name, n in facts.stop_reasons.items()]
+        parts += [said, table(["why chains were stopped", "chains"], stops)]
     if facts.error_reasons:
         counts = [[f"`{name}`", f"{n:,}"] for name, n in facts.error_reasons.items()]
         parts.append(table(["why rows failed", "rows"], counts))

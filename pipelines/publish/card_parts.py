@@ -25,7 +25,12 @@ _MEANINGS = {
     "punsafe": "unsafe, probability",
     "pwatermark": "watermark, probability",
 }
-_ROLES = {"generator": "text-to-image model", "captioner": "image-to-text model"}
+_ROLES = {
+    "generator": "text-to-image model",
+    "captioner": "image-to-text model",
+    "scorer": "what scored the pairs",
+}
+_WORK = {"draw_s": "drawing", "describe_s": "describing", "score_s": "scoring"}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -68,7 +73,10 @@ def how_it_was_made(facts: Facts) -> str:
     asked = facts.constants["instruction"]
     instruction = f' The captioner was asked: "{asked}"' if asked else ""
     made = f"Made with pairloom, run `{facts.fingerprint}`, begun {facts.started_at[:10]}."
-    models = "\n".join(_describe_model(facts.constants[role], role) for role in MODELS)
+    roles = [
+        one for one in MODELS if one != "scorer" or facts.constants[one]
+    ]  # often there is none
+    models = "\n".join(_describe_model(facts.constants[role], role) for role in roles)
     return f"{how}{instruction}\n\n{models}\n\n{made}"
 
 
@@ -83,7 +91,12 @@ def drift(facts: Facts) -> str:
         if one.num_kept
     ]
     said = "Mean and standard deviation of the published pairs; similarities are cosines of CLIP."
-    return f"{said}\n\n{table(['round', *(_MEANINGS[name] for name in names)], rows)}"
+    whole = [
+        f"{value:.3f} of the {name.partition('_')[0]}s ({number:,} chains)"
+        for name, (value, number) in facts.mean_drift.items()
+    ]
+    mean = f"\n\nMean Cumulative Drift (1 is none): {', '.join(whole)}." if whole else ""
+    return f"{said}\n\n{table(['round', *(_MEANINGS[name] for name in names)], rows)}{mean}"
 
 
 def cost(facts: Facts) -> str:
@@ -91,12 +104,13 @@ def cost(facts: Facts) -> str:
     spent = facts.cost
     num_pairs = sum(one.num_pairs for one in facts.rounds)
     num_kept = sum(one.num_kept for one in facts.rounds)
-    if not spent.draw_s + spent.describe_s:
+    whole_s = sum(spent.model_s.values())
+    if not whole_s:
         return "Not recorded."
+    work = [f"{_span(s)} on {_WORK[name]}" for name, s in spent.model_s.items() if s]
     said = (
-        f"Models worked {_span(spent.draw_s)} on drawing and {_span(spent.describe_s)} on "
-        f"describing the {num_pairs:,} pairs that were made: "
-        f"{(spent.draw_s + spent.describe_s) / num_kept:.3g} s a published pair"
+        f"Models worked {', '.join(work)} the {num_pairs:,} pairs that were made: "
+        f"{whole_s / num_kept:.3g} s a published pair"
     )
     if spent.gpu_hours:
         said += f", {spent.gpu_hours:.3g} GPU-hours"

@@ -38,11 +38,21 @@ LLAVA_15 = """@inproceedings{liu2024improved,
   year      = {2024}
 }"""
 
+CLIP = """@inproceedings{radford2021clip,
+  title     = {Learning Transferable Visual Models From Natural Language Supervision},
+  author    = {Alec Radford and Jong Wook Kim and Chris Hallacy and Aditya Ramesh and
+               Gabriel Goh and Sandhini Agarwal and Girish Sastry and Amanda Askell and Pamela Mishkin and
+               Jack Clark and Gretchen Krueger and Ilya Sutskever},
+  booktitle = {ICML},
+  year      = {2021}
+}"""
+
 # By the name of the model, in lower case; the first that fits.
 _WORKS = (
     (re.compile(r"llava-?(v)?1\.5"), LLAVA_15),
     (re.compile(r"llava"), LLAVA),
     (re.compile(r"sdxl|stable-diffusion-xl"), SDXL),
+    (re.compile(r"clip"), CLIP),
 )
 
 

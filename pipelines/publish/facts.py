@@ -21,10 +21,12 @@ from pipelines.filters.config import SCORES
 from pipelines.filters.report import count_rounds
 from pipelines.filters.rules import numbers
 from pipelines.publish.plan import Plan
-from pipelines.run_totals import count_reasons
+from pipelines.run_totals import count_reasons, count_stop_reasons
 
-TIMES = ("draw_s", "describe_s")
-MODELS = ("generator", "captioner")
+MODELS = {"generator": "draw_s", "captioner": "describe_s", "scorer": "score_s"}
+TIMES = tuple(MODELS.values())
+# Their mean over the rounds after the first is a chain's Mean Cumulative Drift.
+_FIRSTS = ("image_similarity_first", "text_similarity_first")
 # What `judge_run` is to read for this module.
 FACT_COLUMNS = (*SCORES, *TIMES)
 _CONSTANT = [*MODELS, "instruction", "instruction_id", "width", "height"]
@@ -45,10 +47,9 @@ class RoundFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Seconds in which a model worked on the pairs, and what a GPU-hour cost, if it is known."""
+    """Seconds in which models worked on the pairs, and what a GPU-hour cost, if it is known."""
 
-    draw_s: float
-    describe_s: float
+    model_s: dict[str, float]  # by the column of the pairs that has them
     gpu_hours: float
     gpu_hour_price: float | None
 
@@ -66,10 +67,13 @@ class Facts:
     seeds_are_written: bool  # by a model, not by a person
     rounds: list[RoundFacts]
     error_reasons: dict[str, int]
+    stop_reasons: dict[str, int]  # chains that a rule stopped
+    stop_rules: Row  # as configured, without what is off
     drop_reasons: dict[str, int]
     num_unknown: dict[str, int]
     constants: Row
     cost: Cost
+    mean_drift: dict[str, tuple[float, int]]  # Mean Cumulative Drift: over how many chains
     example: list[Row]  # one chain, by round
 
 
@@ -98,10 +102,13 @@ def gather_facts(
         seeds_are_written=(record.get("seeds") or {}).get("path", "") is None,
         rounds=_rounds(receipts, judged, record["num_rounds"]),
         error_reasons=count_reasons(list(receipts)),
+        stop_reasons=count_stop_reasons(receipts),
+        stop_rules={k: v for k, v in (record.get("stop") or {}).items() if v not in (None, False)},
         drop_reasons=judged.count_reasons(),
         num_unknown=judged.num_unknown,
         constants=dict.fromkeys(_CONSTANT) | constants,
         cost=_cost(judged, record),
+        mean_drift=_mean_drift(judged) if record["mode"] == "loop" else {},
         example=_example(ledger, judged, plan),
     )
 
@@ -140,6 +147,23 @@ def _rounds(receipts: Sequence[Receipt], judged: Judged, num_rounds: int) -> lis
     return found
 
 
+def _mean_drift(judged: Judged) -> dict[str, tuple[float, int]]:
+    """Over the published chains that have a pair after round 0."""
+    rounds = np.asarray(judged.table.column("round_index").to_numpy())
+    encoded = judged.table.column("chain_id").combine_chunks().dictionary_encode()
+    chains = np.asarray(encoded.indices.to_numpy())
+    found: dict[str, tuple[float, int]] = {}
+    for name in _FIRSTS:
+        values = numbers(judged.table.column(name))
+        rows = judged.is_kept & (rounds > 0) & ~np.isnan(values)
+        counts = np.bincount(chains[rows])
+        sums = np.bincount(chains[rows], weights=values[rows])
+        if counts.any():
+            means = sums[counts > 0] / counts[counts > 0]
+            found[name] = float(means.mean()), len(means)
+    return found
+
+
 def _summarise(values: np.ndarray[Any, Any]) -> tuple[float, float, int] | None:
     known = values[~np.isnan(values)]
     if not len(known):
@@ -148,13 +172,15 @@ def _summarise(values: np.ndarray[Any, Any]) -> tuple[float, float, int] | None:
 
 
 def _cost(judged: Judged, record: dict[str, Any]) -> Cost:
-    seconds = [float(np.nansum(numbers(judged.table.column(name)))) for name in TIMES]
+    seconds = {name: float(np.nansum(numbers(judged.table.column(name)))) for name in TIMES}
     pools: dict[str, Any] = record.get("pools") or {}
-    gpus = [float((pools.get(name) or {}).get("num_gpus") or 0.0) for name in MODELS]
+    gpus = {
+        seconds_of: float((pools.get(name) or {}).get("num_gpus") or 0.0)
+        for name, seconds_of in MODELS.items()
+    }
     return Cost(
-        draw_s=seconds[0],
-        describe_s=seconds[1],
-        gpu_hours=sum(s * g for s, g in zip(seconds, gpus, strict=True)) / 3600,
+        model_s=seconds,
+        gpu_hours=sum(seconds[name] * gpus[name] for name in TIMES) / 3600,
         gpu_hour_price=(record.get("plan") or {}).get("gpu_hour_price"),
     )
 

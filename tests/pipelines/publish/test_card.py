@@ -139,6 +139,45 @@ def test_the_cost_is_that_of_models_at_work(whole: RunWriter, tmp_path: Path) ->
     assert "39.6 s a published pair" in text
 
 
+def test_the_scorer_is_named_cited_and_counted(whole: RunWriter, tmp_path: Path) -> None:
+    scorer = {"id": "openai/clip-vit-large-patch14", "revision": "r", "digest": "git:r"}
+    scorer |= {"licence": "mit", "params": '{"dtype": "float32"}'}
+    fields = [pa.field("scorer", MODEL_TYPE), pa.field("score_s", pa.float64())]
+    add_columns(whole.folder, fields, lambda row: {"scorer": scorer, "score_s": 0.4})
+    _, text = card_of(whole, tmp_path / "out")
+    assert "- what scored the pairs: [`openai/clip-vit-large-patch14`]" in text
+    assert "licence `mit`, revision `r`, digest `git:r`\n  (dtype float32)" in text
+    assert "Learning Transferable Visual Models" in text
+    assert "on drawing, 6.9 min on describing, 46.0 s on scoring the 115 pairs" in text
+    assert "40 s a published pair" in text
+
+
+def test_chains_that_a_rule_stopped_are_told_with_the_rule(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    stops = frozenset({(0, 0), (1, 1)})
+    run = RunWriter(folder=tmp_path / "run", num_seeds=8, unit_size=8, stops=stops)
+    run.write_unit(0)
+    path = run.folder / "run.json"
+    record = yaml.safe_load(path.read_text())
+    record["record"]["stop"] = {
+        "converged_from": 0.98,
+        "collapsed_below": None,
+        "is_looping": False,
+    }
+    put_json(path, record)
+    _, text = card_of(run, tmp_path / "out")
+    assert "a rule has stopped (`converged_from` 0.98)" in text
+    assert "| `converged` | 2 |" in text
+
+
+def test_mean_cumulative_drift_is_that_of_published_chains(
+    whole: RunWriter, tmp_path: Path
+) -> None:
+    _, text = card_of(whole, tmp_path / "out")
+    # 1 - .2 r in rounds 1 and 2 of the 38 chains that got so far
+    assert "Mean Cumulative Drift (1 is none): 0.700 of the texts (38 chains)." in text
+
+
 def test_one_chain_is_shown_in_pictures_and_words(whole: RunWriter, tmp_path: Path) -> None:
     _, text = card_of(whole, tmp_path / "out")
     assert "](example.png)" in text
