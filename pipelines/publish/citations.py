@@ -41,8 +41,8 @@ LLAVA_15 = """@inproceedings{liu2024improved,
 CLIP = """@inproceedings{radford2021clip,
   title     = {Learning Transferable Visual Models From Natural Language Supervision},
   author    = {Alec Radford and Jong Wook Kim and Chris Hallacy and Aditya Ramesh and
-               Gabriel Goh and Sandhini Agarwal and Girish Sastry and Amanda Askell and Pamela Mishkin and
-               Jack Clark and Gretchen Krueger and Ilya Sutskever},
+               Gabriel Goh and Sandhini Agarwal and Girish Sastry and Amanda Askell and
+               Pamela Mishkin and Jack Clark and Gretchen Krueger and Ilya Sutskever},
   booktitle = {ICML},
   year      = {2021}
 }"""
