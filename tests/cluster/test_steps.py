@@ -33,7 +33,7 @@ class SteppedReplica(FakeReplica):
 
 class SteppedPool(FakePool):
     def _launch(self, index: int) -> FakeReplica:
-        self.replicas.append(SteppedReplica(index, self._answer, "", 10.0, 0.0))
+        self.replicas.append(SteppedReplica(index, self._answer, "", 10.0, 0.0, 1))
         return self.replicas[-1]
 
 
