@@ -6,7 +6,7 @@ that is dropped itself.
 
 Limits: near duplicates over a whole run are compared with every kept one, exactly and so in
 quadratic time: hashes of 100,000 distinct pictures take about ten seconds, a million a hundred
-times that, and vectors of 768 numbers some twenty times as long as hashes. "Near" is not
+times that, and vectors of 768 numbers some fifteen times as long as hashes. "Near" is not
 transitive: of a slow drift in small steps several pictures stay.
 """
 

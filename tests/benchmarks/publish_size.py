@@ -4,8 +4,8 @@
 
 A run of units of 64 chains x 3 rounds is written by hand, 4 KB a picture. `pairloom filter` and
 `pairloom publish` run as a user runs them, each in a process of its own, whose peak memory is the
-kernel's. Last the near duplicates of as many random hashes, none of which is near another: the
-slowest case.
+kernel's. Last the near duplicates of as many random hashes, and of vectors of 128 numbers, none of
+which is near another: the slowest case.
 
 Goal: 100,000 pairs published in 180 s and 2 GB on 2 cores.
 
@@ -30,6 +30,7 @@ from corrupt import RunWriter
 from pipelines.filters.duplicates import Pictures, Scope, find_repeated
 
 NUM_ROUNDS, UNIT_SIZE, IMAGE_BYTES = 3, 64, 4000
+VECTOR_SIZE = 128  # of the embedded CLIP
 GOAL_S, GOAL_MB = 180.0, 2000.0
 
 
@@ -65,21 +66,25 @@ def measure(title: str, *words: str) -> None:
     )
 
 
-def measure_near(num_hashes: int) -> None:
-    """All distinct, so that every hash is compared with all before it."""
+def measure_near(num_pictures: int) -> None:
+    """All distinct, so that every picture is compared with all before it."""
     rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((num_pictures, VECTOR_SIZE)).astype(np.float32)
     pictures = Pictures(
-        chains=np.arange(num_hashes),
-        images=np.arange(num_hashes),
-        hashes=rng.integers(0, 2**63, num_hashes, dtype=np.uint64),
-        has_hash=np.ones(num_hashes, np.bool_),
+        chains=np.arange(num_pictures),
+        images=np.arange(num_pictures),
+        hashes=rng.integers(0, 2**63, num_pictures, dtype=np.uint64),
+        has_hash=np.ones(num_pictures, np.bool_),
+        vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
+        has_vector=np.ones(num_pictures, np.bool_),
     )
-    started = time.perf_counter()
-    found = find_repeated(
-        pictures, np.arange(num_hashes), np.ones(num_hashes, np.bool_), Scope(near=4)
-    )
-    took_s = time.perf_counter() - started
-    print(f"near duplicates among {num_hashes} hashes: {took_s:.1f} s, {found.near.sum()} found")
+    order, passes = np.arange(num_pictures), np.ones(num_pictures, np.bool_)
+    for what, scope in (("hashes", Scope(near=4)), ("vectors", Scope(similar=0.99))):
+        started = time.perf_counter()
+        found = find_repeated(pictures, order, passes, scope)
+        took_s = time.perf_counter() - started
+        num_found = found.near.sum() + found.similar.sum()
+        print(f"near duplicates among {num_pictures} {what}: {took_s:.1f} s, {num_found} found")
 
 
 def main() -> None:
