@@ -222,9 +222,9 @@ def _panel(number: int, panel: Panel) -> dict[str, Any]:
         "fieldConfig": {"defaults": {"unit": _UNITS[panel.unit], "min": 0}, "overrides": []},
         "options": {"tooltip": {"mode": "multi"}, "legend": {"displayMode": "list"}},
         "targets": [
-            {"refId": name, "datasource": _SOURCE, "legendFormat": legend, "expr": expression}
-            for name, legend, expression in zip(
-                "ABC", panel.queries, panel.expressions(), strict=False
+            {"refId": "ABC"[place], "datasource": _SOURCE, "legendFormat": legend, "expr": query}
+            for place, (legend, query) in enumerate(
+                zip(panel.queries, panel.expressions(), strict=True)
             )
         ],
     }

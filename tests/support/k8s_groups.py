@@ -1,7 +1,6 @@
 """The worker groups of a manifest as node types of Ray's autoscaler, for a cluster of fake nodes.
 
-    head, types = head_resources(job), node_types(job)
-    AutoscalingCluster(head_resources=head, worker_node_types=types, autoscaler_v2=True)
+    with autoscaling_nodes(head_resources(job), node_types(job)) as nodes:
 
 Limits: whole CPUs and GPUs and the limits of the first container, as KubeRay reads them; memory is
 left out, since fake nodes have that of their machine.

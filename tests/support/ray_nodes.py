@@ -22,18 +22,10 @@ import cli
 import psutil
 from ports import free_ports
 
+from cluster.session import ENVIRONMENT
+
 BIN = Path(sys.executable).parent
 START_TIMEOUT_S = 120.0
-# What a cluster must bring itself, as k8s/base/rayjob.yaml does (cluster/session.py: why).
-ENVIRONMENT = {
-    "RAY_worker_niceness": "0",
-    "RAY_enable_worker_prestart": "0",
-    "RAY_prestart_worker_first_driver": "0",
-    "RAY_DATA_DEFAULT_ASYNC_BATCH_UDF_MAX_CONCURRENCY": "64",
-    "RAY_DATA_DEFAULT_ASYNC_ROW_UDF_MAX_CONCURRENCY": "64",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
 
 
 @dataclass
@@ -153,7 +145,9 @@ def ray_nodes(extra: Mapping[str, str] | None = None) -> Iterator[RayNodes]:
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    env |= ENVIRONMENT | {
+    # A cluster must bring these itself, as k8s/base/rayjob.yaml does.
+    env |= {
+        **ENVIRONMENT,
         "PATH": f"{BIN}:{env['PATH']}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
