@@ -111,12 +111,12 @@ def _stops(overview: Overview, effort: Effort) -> str:
     html = "<h2>Early stop</h2>"
     if not rows:
         return html + "<p>No rule has stopped a chain.</p>"
-    gpus = f", {spared.gpu_s:,.0f} GPU-seconds" if effort.has_gpus else ""
+    gpus = f", {spared.gpu_s:,.1f} GPU-seconds" if effort.has_gpus else ""
     return (
         html
         + table("Chains that a rule stopped", ["rule", "chains"], rows)
-        + f"<p>{spared.num_rows:,} rows were not grown for that. At what a pair took on the "
-        f"average it saved {spared.model_s:,.0f} s of the models{gpus}.</p>"
+        + f"<p>Rows that were not grown for that: {spared.num_rows:,}. At what a pair took on the "
+        f"average this saved {spared.model_s:,.1f} s of the models{gpus}.</p>"
     )
 
 

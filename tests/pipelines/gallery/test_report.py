@@ -147,8 +147,8 @@ def test_chains_that_a_rule_stopped_are_told_with_what_that_saved(tmp_path: Path
     assert rows_of(html, "What became of the chains in each round")[2] == ["2", "2", "0", "3"]
     assert rows_of(html, "Chains that a rule stopped") == [["converged", "2"]]
     # .75 s a pair: two rounds of the one chain and one of the other
-    assert "3 rows were not grown" in html
-    assert "saved 2 s of the models, 2 GPU-seconds" in html
+    assert "not grown for that: 3." in html
+    assert "saved 2.2 s of the models, 2.2 GPU-seconds" in html
 
 
 def test_what_was_foreseen_is_reckoned_from_the_commits(run: StoryRun) -> None:
