@@ -8,8 +8,8 @@ budget: all GPUs that are held, for the grace time and one more look.
 
 Limits: counted by looks every `watch.EXPORT_INTERVAL_S`, to one interval a replica. An attempt that
 was killed is charged one `SAVE_INTERVAL_S` of the GPUs that it last held, which is the most that it
-can have spent unseen. Of two drivers at once each knows what the other had spent when it began.
-What attempts of an earlier version spent is nowhere on record.
+can have spent unseen unless the store was away. Of two drivers at once each knows what the other
+had spent when it began. What attempts of an earlier version spent is nowhere on record.
 """
 
 import json
@@ -23,13 +23,16 @@ from typing import Any
 
 from cluster.errors import BudgetSpentError, CommitError, StoreError
 from cluster.receipts import parse_object
-from cluster.storage import Store
+from cluster.storage import Store, open_store
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "spent"
 FORMAT = 1
 SAVE_INTERVAL_S = 30.0
+# A record that cannot be put is put at the next interval. With a commit's patience of 300 s nobody
+# had looked at the budget, nor at the run, for as long as the store was away.
+PUT_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +110,7 @@ class Meter:
     def __init__(
         self, store: Store, gpu_s: float | None, grace_s: float, now_s: float | None = None
     ) -> None:
-        self._store = store
+        self._store = open_store(store.uri, retry_timeout_s=PUT_TIMEOUT_S)
         self._budget_gpu_s = gpu_s
         self._grace_s = grace_s
         self._key = f"{FOLDER}/{uuid.uuid4().hex}.json"

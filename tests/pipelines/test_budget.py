@@ -1,6 +1,7 @@
 """pipelines/budget.py: what is counted, what is on record, and when a run is stopped."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,14 @@ from hypothesis import strategies as st
 
 from cluster.errors import BudgetSpentError, CommitError
 from cluster.storage import Store, open_store
-from pipelines.budget import SAVE_INTERVAL_S, BudgetConfig, Meter, charged, read_spent
+from pipelines.budget import (
+    PUT_TIMEOUT_S,
+    SAVE_INTERVAL_S,
+    BudgetConfig,
+    Meter,
+    charged,
+    read_spent,
+)
 
 
 @pytest.fixture
@@ -133,6 +141,20 @@ def test_the_record_is_put_again_only_when_it_is_due(store: Store) -> None:
     meter.see("generator", 1.0, 1.0 + SAVE_INTERVAL_S)
     meter.save(1.0 + SAVE_INTERVAL_S)
     assert read_spent(store)[0].gpu_s == {"generator": 1.0 + SAVE_INTERVAL_S}
+
+
+def test_who_counts_does_not_wait_for_a_store_that_is_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, value in (("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "y"), ("REGION", "z")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    meter = _meter(open_store("s3://bucket/run"))
+    meter.see("generator", 1.0, 1.0)
+    started = time.monotonic()
+    meter.save(1.0)
+    assert time.monotonic() - started < 3 * PUT_TIMEOUT_S
+    assert "not on record for now" in caplog.text
 
 
 def test_a_run_without_gpus_leaves_no_record(store: Store) -> None:
