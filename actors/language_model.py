@@ -58,6 +58,11 @@ class LanguageModelConfig:
                 "answer before it begins; remove it"
             )
 
+    def check_files(self) -> None:
+        """Raises ValueError where a folder is missing or may not be loaded; in ms."""
+        if self.backend != "simulated":
+            resolve_model(self.model, "llava")
+
     def identity(self) -> ModelIdentity:
         """What the record says of the model; reads a local folder's every byte."""
         if self.backend == "simulated":

@@ -90,6 +90,13 @@ class ScorerConfig:
         both = {"punsafe": self.safety, "pwatermark": self.watermark}
         return {name: one for name, one in both.items() if one.model}
 
+    def check_files(self) -> None:
+        """Raises ValueError where a folder or file is missing or may not be loaded; in ms."""
+        if self.backend == "clip":
+            self._sources()
+            if self.aesthetic:
+                resolve_weights("aesthetic", self.aesthetic)
+
     def identity(self) -> ModelIdentity:
         """What the record says of the models; reads every byte of local folders."""
         if self.backend == "simulated":

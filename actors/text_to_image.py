@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
-from actors.backends.sdxl_config import SdxlConfig, identify_sdxl
+from actors.backends.sdxl_config import SdxlConfig, check_sdxl, identify_sdxl
 from actors.backends.simulated import (
     SimulatedConfig,
     SimulatedImageEngine,
@@ -78,6 +78,11 @@ class TextToImageConfig:
                 raise ValueError(
                     f"field {name!r} is {value}: must be a multiple of 8; take {value // 8 * 8}"
                 )
+
+    def check_files(self) -> None:
+        """Raises ValueError where a folder or file is missing or may not be loaded; in ms."""
+        if self.backend == "sdxl":
+            check_sdxl(self.model, self.sdxl)
 
     def identity(self) -> ModelIdentity:
         """What the record says of the model and its parts; reads a local folder's every byte."""

@@ -6,7 +6,6 @@ Limits: what needs the storage, the seeds or Ray is checked where an attempt beg
 
 from collections.abc import Sequence
 
-from actors.models import resolve_model
 from cluster import config as config_files
 from cluster.run_record import read_run
 from cluster.storage import open_store
@@ -17,17 +16,13 @@ def load_config(path: str, words: Sequence[str]) -> SynergyConfig:
     """The config, checked as far as it can be without touching storage, seeds or Ray.
 
     Raises:
-        ValueError: a key, type or value is wrong, or a model folder is missing.
+        ValueError: a key, type or value is wrong, or what a model is made of is missing.
     """
     config = config_files.load(SynergyConfig, path, words)
     open_store(config.output)  # a wrong URI is found here
-    if config.generator.backend == "sdxl":
-        resolve_model(config.generator.model, "sdxl")
-    if config.captioner.backend != "simulated":
-        resolve_model(config.captioner.model, "llava")
-    author = config.seeds.author
-    if config.seeds.path is None and author.model.backend != "simulated":
-        resolve_model(author.model.model, "llava")
+    author = [config.seeds.author.model] if config.seeds.path is None else []
+    for model in (config.generator, config.captioner, config.scorer, *author):
+        model.check_files()
     return config
 
 

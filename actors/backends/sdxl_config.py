@@ -107,6 +107,13 @@ class SdxlFiles:
     lora: Path | None
 
 
+def check_sdxl(model: str, config: SdxlConfig) -> None:
+    """Raises ValueError where a part that is not on the hub is missing or may not be loaded."""
+    _sources(model, config)
+    if config.lora:
+        resolve_weights("lora", config.lora)
+
+
 def identify_sdxl(model: str, config: SdxlConfig) -> ModelIdentity:
     """What the record says of the generator; the digest covers the base, the refiner and the LoRA.
 
