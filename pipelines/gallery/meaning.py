@@ -19,11 +19,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from actors.records import Row
 
 Status = Literal["kept", "drifted", "lost", "failed"]
+STATUSES: tuple[Status, ...] = get_args(Status)  # the worst last
 
 _WORD = re.compile(r"[^\W_]+")
 # Function words of English, then what captions open with: none of them is what is to be drawn.
@@ -103,6 +104,18 @@ def judge(
         return found
     why = f"{found.why}. The rule {stop} ended the chain after round {rows[-1]['round_index']}"
     return replace(found, why=why, codes=[*found.codes, f"stopped_{stop}"])
+
+
+def worst(verdicts: Sequence[Verdict]) -> Verdict:
+    """Of a chain that began anew with a fresh description, each stretch judged by its own: the
+    verdict on the stretch that came off worst, the later one of equals."""
+    found = max(reversed(verdicts), key=lambda one: STATUSES.index(one.status))
+    if len(verdicts) == 1:
+        return found
+    kept = [share for one in verdicts for share in one.kept]
+    number = "once" if len(verdicts) == 2 else f"{len(verdicts) - 1} times"
+    why = f"{found.why}. It began anew {number}, with a fresh description"
+    return replace(found, kept=kept, why=why)
 
 
 def _judge(

@@ -19,7 +19,7 @@ from cluster.receipts import Receipt
 from pipelines.evaluation.truth import count_attributes
 from pipelines.filters.config import SCORES
 from pipelines.gallery.config import GalleryConfig
-from pipelines.gallery.meaning import judge
+from pipelines.gallery.meaning import Verdict, judge, worst
 from pipelines.gallery.pictures import Sheet, make_sheet
 
 Page = dict[str, Any]
@@ -105,18 +105,46 @@ def finish_page(page: Page, config: GalleryConfig, *, is_loop: bool) -> None:
     _sort_models(page)
     for chain in page["chains"].values():
         chain["rows"].sort(key=lambda row: row["round_index"])
-        pairs = [row for row in chain["rows"] if "text" in row]
-        failed = next((row for row in chain["rows"] if "reason" in row), None)
-        verdict = judge(
-            chain["seed"], pairs, failed, kept_from=config.kept_from,
-            lost_below=config.lost_below, is_loop=is_loop,
-        )  # fmt: skip
-        for row, kept in zip(pairs, verdict.kept, strict=True):
-            row["drift"] = round(100 * (1 - kept))
+        _name_seeds_once(chain)
+        verdicts = [_judge(seed, rows, config, is_loop=is_loop) for seed, rows in stretches(chain)]
+        verdict = worst(verdicts)
         chain |= {
             "status": verdict.status, "turning": verdict.turning, "head": verdict.head,
             "why": verdict.why, "codes": verdict.codes,
         }  # fmt: skip
+
+
+def stretches(chain: Row) -> list[tuple[str, list[Row]]]:
+    """The chain's rows by the description that they go back to: its seed, or a fresh one that took
+    the seed's place in some round."""
+    found: list[tuple[str, list[Row]]] = []
+    for row in chain["rows"]:
+        if not found or "seed" in row:
+            found.append((row.get("seed", chain["seed"]), []))
+        found[-1][1].append(row)
+    return found
+
+
+def _name_seeds_once(chain: Row) -> None:
+    """Leaves the seed of a row where it is another than before it: there the chain began anew."""
+    chain["seed"] = chain["rows"][0].get("seed", chain["seed"])
+    before = chain["seed"]
+    for row in chain["rows"]:
+        if row.get("seed", before) == before:
+            row.pop("seed", None)
+        before = row.get("seed", before)
+
+
+def _judge(seed: str, rows: list[Row], config: GalleryConfig, *, is_loop: bool) -> Verdict:
+    pairs = [row for row in rows if "text" in row]
+    failed = next((row for row in rows if "reason" in row), None)
+    verdict = judge(
+        seed, pairs, failed, kept_from=config.kept_from, lost_below=config.lost_below,
+        is_loop=is_loop,
+    )  # fmt: skip
+    for row, kept in zip(pairs, verdict.kept, strict=True):
+        row["drift"] = round(100 * (1 - kept))
+    return verdict
 
 
 def _shards(receipt: Receipt) -> Iterable[Any]:
@@ -142,6 +170,7 @@ def _put(page: Page, row: Row, shown: Row) -> None:
 
 def _pair(page: Page, row: Row) -> Row:
     shown: Row = {
+        "seed": row["seed"] or "",
         "text": row["description"] or "",
         "prompt": row["prompt"] or "",
         "models": [_model(page, row.get(name)) for name in _MODELS],
@@ -176,7 +205,8 @@ def _count_tries(failed: Iterable[Row]) -> dict[str, list[int]]:
 
 
 def _failure(row: Row) -> Row:
-    return {name: row.get(name) for name in ("prompt", "stage", "reason", "message", "attempts")}
+    told = ("prompt", "stage", "reason", "message", "attempts")
+    return {name: row.get(name) for name in told} | {"seed": row["seed"] or ""}
 
 
 def _model(page: Page, model: Row | None) -> str:

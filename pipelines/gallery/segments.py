@@ -24,8 +24,11 @@ from pipelines.gallery.site import Site
 SEGMENT_CHAINS = 4096
 # A score in the index: thousandths.
 SCORE_SCALE = 1000
-# Of each the mean over the rounds after the first is a chain's Mean Cumulative Drift.
-FIRSTS = ("image_similarity_first", "text_similarity_first")
+# Of each the mean over the rounds that have one before them is a chain's Mean Cumulative Drift.
+FIRSTS = {
+    "image_similarity_first": "image_similarity_previous",
+    "text_similarity_first": "text_similarity_previous",
+}
 Sums = dict[str, Any]
 
 
@@ -127,7 +130,8 @@ def _scores_of(chains: Sequence[Any]) -> list[str]:
 
 def _words(chain_id: str, chain: Any) -> set[str]:
     texts = [chain["seed"], *(row["text"] for row in chain["rows"] if "text" in row)]
-    return words_of(texts) | {chain_id[:ID_CHARS]}
+    fresh = (row["seed"] for row in chain["rows"] if "seed" in row)
+    return words_of([*texts, *fresh]) | {chain_id[:ID_CHARS]}
 
 
 def _sums(chains: Sequence[Any], num_rounds: int) -> Sums:
@@ -174,8 +178,9 @@ def _cumulative(chains: Sequence[Any]) -> dict[str, dict[str, int]]:
     found: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for chain in chains:
         scores = [row.get("scores", {}) for row in chain["rows"] if "text" in row]
-        for name in FIRSTS:
-            drift = mean_cumulative_drift([one.get(name) for one in scores])
+        for name, previous in FIRSTS.items():
+            later = [one.get(name) for one in scores if previous in one]
+            drift = mean_cumulative_drift([None, *later])
             if drift is not None:
                 found[name][round(drift * SCORE_SCALE)] += 1
     return {name: _histogram(counts) for name, counts in sorted(found.items())}

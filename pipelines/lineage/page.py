@@ -114,7 +114,7 @@ def _seed_lines(seed: Row) -> Iterator[str]:
 def _pair_lines(chain: Chain, row: Row, before: Row) -> Iterator[str]:
     mark = "  <- asked for" if row["pair_id"] == chain.pair_id else ""
     yield f"round {row['round_index']}  {row['pair_id']}{mark}"
-    yield _line("parent", row["parent_id"] or "the seed")
+    yield _line("parent", _say_parent(chain, row))
     cut = "  (cut at the encoder's limit)" if row.get("is_prompt_truncated") else ""
     yield _line("prompt", f"{row['prompt']}{cut}")
     yield _line("image", _say_picture(row))
@@ -139,11 +139,16 @@ def _pair_lines(chain: Chain, row: Row, before: Row) -> Iterator[str]:
 def _failed_lines(chain: Chain, row: Row) -> Iterator[str]:
     mark = "  <- asked for" if row["pair_id"] == chain.pair_id else ""
     yield f"round {row['round_index']}  {row['pair_id']}  failed{mark}"
-    yield _line("parent", row["parent_id"] or "the seed")
+    yield _line("parent", _say_parent(chain, row))
     yield _line("prompt", row["prompt"] or "")
     yield _line("stage", f"{row['stage']}, {row['attempts']} calls")
     yield _line("reason", f"{row['reason']}: {row['message'] or ''}")
     yield _line("file", chain.files[row["pair_id"]])
+
+
+def _say_parent(chain: Chain, row: Row) -> str:
+    is_fresh = row["seed"] != chain.seed["seed"]
+    return row["parent_id"] or ("a fresh description" if is_fresh else "the seed")
 
 
 def _say_picture(row: Row) -> str:

@@ -25,8 +25,11 @@ from pipelines.run_totals import count_reasons, count_stop_reasons
 
 MODELS = {"generator": "draw_s", "captioner": "describe_s", "scorer": "score_s"}
 TIMES = tuple(MODELS.values())
-# Their mean over the rounds after the first is a chain's Mean Cumulative Drift.
-_FIRSTS = ("image_similarity_first", "text_similarity_first")
+# Their mean over the rounds that have one before them is a chain's Mean Cumulative Drift.
+_FIRSTS = {
+    "image_similarity_first": "image_similarity_previous",
+    "text_similarity_first": "text_similarity_previous",
+}
 # What `judge_run` is to read for this module.
 FACT_COLUMNS = (*SCORES, *TIMES)
 _CONSTANT = [*MODELS, "instruction", "instruction_id", "width", "height"]
@@ -148,14 +151,14 @@ def _rounds(receipts: Sequence[Receipt], judged: Judged, num_rounds: int) -> lis
 
 
 def _mean_drift(judged: Judged) -> dict[str, tuple[float, int]]:
-    """Over the published chains that have a pair after round 0."""
-    rounds = np.asarray(judged.table.column("round_index").to_numpy())
+    """Over the published chains that have a pair with one before it."""
     encoded = judged.table.column("chain_id").combine_chunks().dictionary_encode()
     chains = np.asarray(encoded.indices.to_numpy())
     found: dict[str, tuple[float, int]] = {}
-    for name in _FIRSTS:
+    for name, previous in _FIRSTS.items():
         values = numbers(judged.table.column(name))
-        rows = judged.is_kept & (rounds > 0) & ~np.isnan(values)
+        has_previous = ~np.isnan(numbers(judged.table.column(previous)))
+        rows = judged.is_kept & has_previous & ~np.isnan(values)
         counts = np.bincount(chains[rows])
         sums = np.bincount(chains[rows], weights=values[rows])
         if counts.any():

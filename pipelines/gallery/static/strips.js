@@ -70,9 +70,15 @@ pairloom.strips = (() => {
     return list;
   };
 
+  // The description that a round goes back to: the seed, or a fresh one that took its place.
+  const seedOf = (chain, at) => {
+    const began = chain.rows.slice(0, at + 1).findLast((row) => row.seed !== undefined);
+    return began ? began.seed : chain.seed;
+  };
+
   // What a round's text is compared with: the text that it was drawn from, or the seed.
   const beforeOf = (head, chain, at, compare) =>
-    compare === "seed" || at === 0 || head.mode !== "loop" ? chain.seed : chain.rows[at - 1].text || "";
+    compare === "seed" || at === 0 || head.mode !== "loop" || chain.rows[at].seed !== undefined ? seedOf(chain, at) : chain.rows[at - 1].text || "";
 
   const roundCell = (context, page, chain, at) => {
     const row = chain.rows[at];
@@ -86,7 +92,8 @@ pairloom.strips = (() => {
     const open = make("button", "frame", picture(context.head, page, row, alt));
     open.type = "button";
     open.dataset.at = String(at);
-    const cell = make("li", `cell round${isTurning ? ` is-turning ${chain.status}` : ""}`, title, open);
+    const fresh = row.seed === undefined ? null : make("p", "fresh", "Began anew: ", make("q", "", row.seed));
+    const cell = make("li", `cell round${isTurning ? ` is-turning ${chain.status}` : ""}`, title, fresh, open);
     if (row.text === undefined) {
       cell.append(make("p", "text failure", make("strong", "", row.reason), ` in ${row.stage}: ${row.message}`));
       return cell;

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from s3_servers import S3Server
 from scored import add_columns
-from story_run import FAILED_CHAIN, STORIES, StoryRun
+from story_run import FAILED_CHAIN, LOST, STORIES, StoryRun
 
 from cluster.errors import CommitError
 from pipelines import cli
@@ -57,6 +57,26 @@ def test_every_chain_is_there_with_its_rounds_and_its_verdict(
     broken = told[FAILED_CHAIN]["rows"]
     assert (broken[1]["reason"], broken[1]["picture"][1:]) == ("engine_error", [48, 48])
     assert "describe" in told[FAILED_CHAIN]["head"]
+
+
+def test_a_chain_that_began_anew_is_judged_by_its_fresh_description(
+    run: StoryRun, tmp_path: Path
+) -> None:
+    """As `inject` leaves it: from a round on the pairs have another seed and go back to that."""
+    chain_id = run.chain_of(1)  # loses its meaning in round 1
+    fresh = LOST[2]
+    field = pa.field("seed", pa.string())
+
+    def seed_of(row: dict[str, Any]) -> dict[str, Any]:
+        is_fresh = row["chain_id"] == chain_id and row["round_index"] > 0
+        return {"seed": fresh if is_fresh else row["seed"]}
+
+    add_columns(run.folder, [field], seed_of)
+    chain = chains_of(build(run, tmp_path / "g"))[chain_id]
+    assert (chain["seed"], chain["status"]) == (LOST[0], "kept")
+    assert [row.get("seed") for row in chain["rows"]] == [None, fresh, None]
+    assert [row["drift"] for row in chain["rows"]] == [0, 0, 0]
+    assert "began anew once" in chain["why"]
 
 
 def test_every_picture_that_a_page_names_is_there(run: StoryRun, tmp_path: Path) -> None:

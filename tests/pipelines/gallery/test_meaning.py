@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.gallery.meaning import Verdict, content_words, judge, share_kept
+from pipelines.gallery.meaning import Verdict, content_words, judge, share_kept, worst
 
 SEED = "a large red circle above a small blue square"
 
@@ -93,6 +93,18 @@ def test_a_chain_that_a_rule_ended_says_so() -> None:
     found = judge(SEED, told, None, kept_from=0.85, lost_below=0.5)
     assert (found.status, found.codes) == ("kept", ["stopped_converged"])
     assert found.why.endswith("The rule converged ended the chain after round 1")
+
+
+def test_a_chain_that_began_anew_is_as_good_as_its_worst_stretch() -> None:
+    fresh = "a green star"
+    first = judge(SEED, rows(SEED, "nothing"), None, kept_from=0.85, lost_below=0.5)
+    later = [{"round_index": 2, "text": fresh}, {"round_index": 3, "text": fresh}]
+    second = judge(fresh, later, None, kept_from=0.85, lost_below=0.5)
+    found = worst([first, second])
+    assert (found.status, found.turning) == ("lost", 1)
+    assert found.kept == [1.0, 0.0, 1.0, 1.0]
+    assert found.why.endswith("It began anew once, with a fresh description")
+    assert worst([second]) == second
 
 
 def test_in_resample_each_round_stands_for_itself() -> None:

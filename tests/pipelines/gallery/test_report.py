@@ -167,13 +167,16 @@ def _folder(run: StoryRun, name: str) -> Path:
 
 
 def test_drift_of_whole_chains_is_their_mean_cumulative_drift(run: StoryRun) -> None:
-    fields = [pa.field(f"{one}_similarity_first", pa.float32()) for one in ("image", "text")]
+    names = [f"{one}_similarity_{of}" for one in ("image", "text") for of in ("first", "previous")]
+    fields = [pa.field(name, pa.float32()) for name in names]
     add_columns(
         run.folder,
         fields,
         lambda row: {
             "image_similarity_first": 1.0 - 0.2 * row["round_index"],
             "text_similarity_first": 1.0,
+            "image_similarity_previous": 0.9 if row["round_index"] else None,
+            "text_similarity_previous": 0.9 if row["round_index"] else None,
         },
     )
     found = rows_of(report(run), "Mean Cumulative Drift of the chains")

@@ -39,12 +39,14 @@ FIELDS = [
     pa.field("describe_s", pa.float64()),
     pa.field("clip_similarity", pa.float32()),
     pa.field("text_similarity_first", pa.float32()),
+    pa.field("text_similarity_previous", pa.float32()),
 ]
 
 
 def values_of(row: dict[str, Any]) -> dict[str, Any]:
     r = row["round_index"]
     scores = {"clip_similarity": 0.30 - 0.05 * r, "text_similarity_first": 1.0 - 0.2 * r}
+    scores |= {"text_similarity_previous": 0.5} if r else {}
     times = {"draw_s": 36.0, "describe_s": 3.6}
     return MODELS | {"instruction": "Say | what you see."} | times | scores
 
@@ -126,8 +128,9 @@ def test_counts_add_up_for_every_round(whole: RunWriter, tmp_path: Path) -> None
 
 def test_drift_is_shown_where_there_are_scores(whole: RunWriter, tmp_path: Path) -> None:
     _, text = card_of(whole, tmp_path / "out")
-    assert "| round | picture and its prompt | description and that of round 0 |" in text
-    assert "| 2 | 0.200 +- 0.000 | 0.600 +- 0.000 |" in text
+    header = "| round | picture and its prompt | description and that of round 0 | description and"
+    assert header in text
+    assert "| 2 | 0.200 +- 0.000 | 0.600 +- 0.000 | 0.500 +- 0.000 |" in text
     assert "carry no scores" not in text
 
 
