@@ -9,7 +9,8 @@ the first one. In spite of its name 1 is best: nothing moved.
 
 Limits: a rule sees one chain, so that of chains which have all become alike none is collapsed; that
 is for a filter over the whole run. CLIP sees no change of which it was not trained to see: on the
-embedded models it stays high while attributes get lost.
+embedded models it stays high while attributes get lost. A phash sees no colour (`actors/phash.py`):
+`looping` takes a picture that changed nothing else for one that was there before.
 """
 
 import hashlib
