@@ -140,24 +140,27 @@ dashboard: $(VENV)/.demo
 PROMTOOL := $(VENV)/prometheus/usr/bin/promtool
 $(PROMTOOL):
 	rm -rf $(VENV)/prometheus && mkdir -p $(VENV)/prometheus
-	cd $(VENV)/prometheus && apt-get download prometheus && dpkg-deb --extract prometheus_*.deb .
+	cd $(VENV)/prometheus && { apt-get download prometheus || { apt-get update && apt-get download prometheus; }; } \
+	    && dpkg-deb --extract prometheus_*.deb .
 
 # What images install, with the digest of every file. uv must see torch's CPU wheel: in a folder that
 # UV_FIND_LINKS names, or on PyTorch's index (k8s/README.md, "Images").
 TOOLS := $(VENV)/tools/bin
+# Bookworm, which the images are of, has glibc 2.36; a wheel of vLLM's needs 2.31.
 LOCK := $(TOOLS)/uv pip compile --quiet --generate-hashes --no-annotate --no-header \
-    --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-find-links --no-emit-index-url
+    --python-version 3.11 --python-platform x86_64-manylinux_2_31 --no-emit-find-links --no-emit-index-url
 LOCK_CPU ?=
 lock: $(VENV)/.tools
 	$(LOCK) $(LOCK_CPU) pyproject.toml -c conf/constraints/cpu.txt | k8s/docker/lock.sh cpu
 	env -u UV_FIND_LINKS $(LOCK) pyproject.toml -c conf/constraints/gpu.txt | k8s/docker/lock.sh gpu
+	env -u UV_FIND_LINKS $(LOCK) --extra vllm pyproject.toml -c conf/constraints/vllm-gpu.txt | k8s/docker/lock.sh vllm
 
 # CycloneDX: every package that is installed in .venv, with its licence; and what an image installs.
 sbom: $(VENV)/.dev $(VENV)/.tools
 	mkdir -p out/sbom
 	$(TOOLS)/cyclonedx-py environment --output-reproducible --of JSON -o out/sbom/venv.json \
 	    --pyproject pyproject.toml $(BIN)/python
-	for flavour in cpu gpu; do $(TOOLS)/cyclonedx-py requirements --output-reproducible --of JSON \
+	for flavour in cpu gpu vllm; do $(TOOLS)/cyclonedx-py requirements --output-reproducible --of JSON \
 	    -o out/sbom/image-$$flavour.json k8s/docker/requirements-$$flavour.txt || exit 1; done
 
 $(VENV)/.tools: $(VENV)/.demo
