@@ -68,6 +68,7 @@ class Plan:
     pools: tuple[PoolPlan, ...]
     num_stages: int  # of all rounds together
     row_bytes: int  # what one pair weighs, estimated
+    others: tuple[PoolPlan, ...] = ()  # pools whose rates are not reckoned with
 
     @property
     def num_units(self) -> int:
@@ -82,7 +83,7 @@ class Plan:
     @property
     def gpus(self) -> float:
         """GPUs that all pools ask for."""
-        return sum(pool.gpus for pool in self.pools)
+        return sum(pool.gpus for pool in (*self.pools, *self.others))
 
     @property
     def total_bytes(self) -> int:

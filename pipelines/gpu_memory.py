@@ -64,6 +64,8 @@ def estimate_memory(config: SynergyConfig, gpu_gib: float | None = None) -> list
             is_vllm = model.backend == "vllm"
             share = model.vllm.gpu_memory_utilization if is_vllm else rate or _share(pool)
             found.append(_pool(name, model.model, need, share, gpu_gib, is_filling=is_vllm))
+    if config.scorer.is_on and pools.scorer.num_gpus:  # nobody has reckoned yet what one needs
+        found.append(_pool("scorer", config.scorer.model, None, _share(pools.scorer), gpu_gib))
     return found
 
 

@@ -4,12 +4,13 @@ Pure: from rates that somebody measured (`pairloom plan --measure`, or an earlie
 into `plan.rates`.
 
 Limits: what a replica does alone is what it is taken to do in the run: CPUs that many replicas
-share, stores and networks are not reckoned with, nor rows that fail.
+share, stores and networks are not reckoned with, nor rows that fail. A scorer is taken never to be
+the bottleneck; the GPUs that it holds cost what others do.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cluster.plan import Node, Plan
 from cluster.pool import PoolConfig
@@ -88,6 +89,7 @@ class Outlook:
     load_s: float  # 0 where it is not known
     gpu_hour_price: float | None
     names: tuple[str, ...]
+    other_gpus: float = 0.0  # of pools whose rates are not reckoned with
     best: Forecast | None = None  # None: no GPU is asked for, or nothing fits
     num_gpus: int = 0  # that `best` is for
     why_no_best: str = ""
@@ -98,9 +100,14 @@ class Outlook:
         return self.load_s + self.num_pairs / self.expected.pairs_per_s
 
     @property
+    def gpus(self) -> float:
+        """That all pools hold."""
+        return self.expected.split.gpus + self.other_gpus
+
+    @property
     def gpu_hours(self) -> float:
-        """That the pools hold."""
-        return self.expected.split.gpus * self.eta_s / 3600
+        """That they hold them for."""
+        return self.gpus * self.eta_s / 3600
 
     @property
     def cost(self) -> float | None:
@@ -139,7 +146,10 @@ def look_ahead(
         )
         for one, pool, rate in zip(plan.pools, pools, rates, strict=True)
     ]
-    num_asked, num_here = math.ceil(plan.gpus - 1e-9), sum(int(one.num_gpus) for one in nodes)
+    other_gpus = sum(pool.gpus for pool in plan.others)
+    nodes = _without(nodes, math.ceil(other_gpus - 1e-9))
+    num_asked = math.ceil(plan.gpus - other_gpus - 1e-9)
+    num_here = sum(int(one.num_gpus) for one in nodes)
     if num_here < num_asked:
         nodes = [Node(num_cpus=math.inf, num_gpus=num_asked)]
     num_gpus = max(num_here, num_asked)
@@ -159,10 +169,21 @@ def look_ahead(
         load_s=max(rate.load_s or 0.0 for rate in rates),
         gpu_hour_price=config.gpu_hour_price,
         names=tuple(rate.name for rate in known),
+        other_gpus=other_gpus,
         best=best,
         num_gpus=num_gpus,
         why_no_best=problem,
     )
+
+
+def _without(nodes: Sequence[Node], num_gpus: int) -> list[Node]:
+    """The nodes without so many whole GPUs."""
+    left: list[Node] = []
+    for node in nodes:
+        taken = min(num_gpus, int(node.num_gpus))
+        num_gpus -= taken
+        left.append(replace(node, num_gpus=node.num_gpus - taken))
+    return left
 
 
 def describe_expected(outlook: Outlook) -> str:
@@ -182,7 +203,7 @@ def describe_time(outlook: Outlook) -> str:
 
 def describe_cost(outlook: Outlook) -> str:
     """GPU-hours, and what they cost where a price is known."""
-    gpus = outlook.expected.split.gpus
+    gpus = outlook.gpus
     if not gpus:
         return "no GPUs"
     hours = f"{gpus:g} GPUs x {outlook.eta_s / 3600:.3g} h = {outlook.gpu_hours:.3g} GPU-hours"

@@ -50,6 +50,7 @@ def make_plan(config: SynergyConfig, num_chains: int | None = None) -> Plan:
             ("captioner", config.pools.captioner),
         )
     )
+    scorer = [("scorer", config.pools.scorer)] if config.scorer.is_on else []
     image = config.generator
     return Plan(
         num_chains=num_chains,
@@ -58,6 +59,7 @@ def make_plan(config: SynergyConfig, num_chains: int | None = None) -> Plan:
         pools=pools,
         num_stages=config.num_rounds * len(stages_of_round(config, 0)),
         row_bytes=estimate_image_bytes(image.width_px, image.height_px, image.image_format),
+        others=tuple(_plan_pool(name, pool, num_chains, config) for name, pool in scorer),
     )
 
 
@@ -97,7 +99,7 @@ def describe_plan(
         f"as {config.stages.kind}s",
         _describe_pool(plan.pools[0], config.generator.backend, config.generator.model),
         _describe_pool(plan.pools[1], config.captioner.backend, config.captioner.model),
-        *_describe_scorer(config),
+        *(_describe_pool(pool, config.scorer.backend, config.scorer.model) for pool in plan.others),
         *_describe_author(config),
         f"GPUs       {plan.gpus:g} asked, {there}",
         f"bytes      about {_bytes(plan.total_bytes)} in all, {_bytes(plan.row_bytes)} an image, "
@@ -119,7 +121,8 @@ def first_lines(config: SynergyConfig, num_chains: int, num_pairs_left: int) -> 
     plan = make_plan(config, num_chains)
     outlook = make_outlook(plan, config, (), num_pairs_left)
     pools = ", ".join(
-        f"{pool.name} {pool.num_replicas} x {_each(pool.gpus_per_replica)}" for pool in plan.pools
+        f"{pool.name} {pool.num_replicas} x {_each(pool.gpus_per_replica)}"
+        for pool in (*plan.pools, *plan.others)
     )
     lines = [
         f"{pools}; {num_pairs_left} of up to {plan.num_pairs} pairs left, "
@@ -190,17 +193,6 @@ def _describe_outlook(outlook: Outlook | None) -> list[str]:
     return [*lines, f"split      {best}"] if best else lines
 
 
-def _describe_scorer(config: SynergyConfig) -> list[str]:
-    pool, scorer = config.pools.scorer, config.scorer
-    if not scorer.is_on:
-        return []
-    gpus = f"{_each(pool.num_gpus)} each" if pool.num_gpus else "on CPU"
-    return [
-        f"scorer     {scorer.backend} {scorer.model}: {pool.num_replicas} replicas, {gpus}; not in "
-        "the figures below"
-    ]
-
-
 def _describe_author(config: SynergyConfig) -> list[str]:
     author = config.seeds.author
     if config.seeds.path is not None:
@@ -227,7 +219,7 @@ def _describe_pool(pool: PoolPlan, backend: str, model: str) -> str:
     gpus = f"{_each(pool.gpus_per_replica)} each" if pool.gpus_per_replica else "on CPU"
     least = "" if pool.min_replicas is None else f"{pool.min_replicas} to "
     return (
-        f"{pool.name}  {backend} {model}: {least}{pool.num_replicas} replica"
+        f"{pool.name:<10} {backend} {model}: {least}{pool.num_replicas} replica"
         f"{'s' if pool.num_replicas > 1 else ''}, {gpus}, "
         f"{pool.num_calls} calls of up to {pool.batch_size}"
     )

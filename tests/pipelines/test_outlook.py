@@ -109,6 +109,26 @@ def test_the_page_says_what_to_expect_what_it_costs_and_what_would_be_better() -
     assert again.expected.pairs_per_s == pytest.approx(20 / 3)
 
 
+def test_a_scorer_s_gpus_are_asked_for_paid_for_and_left_out_of_the_split() -> None:
+    words = ["scorer.backend=clip", "pools.scorer.num_gpus=0.5", "pools.scorer.num_replicas=2"]
+    config = _config(*RATES, *words, "plan.gpu_hour_price=2")
+    plan = make_plan(config)
+    assert plan.gpus == 9
+    ten = [Node(num_cpus=64, num_gpus=5)] * 2
+    found = make_outlook(plan, config, ten)
+    assert found is not None
+    assert found.num_gpus == 9, "one of ten is the scorer's"
+    plain = _outlook("plan.gpu_hour_price=2", nodes=ten)
+    assert plain.num_gpus == 10
+    assert found.expected == plain.expected
+    assert found.gpu_hours == pytest.approx(plain.gpu_hours * 9 / 8)
+    page = describe_plan(plan, config, found, ten).splitlines()
+    assert "scorer     clip embedded: 2 replicas, 0.5 GPU each, 125 calls of up to 8" in page
+    assert "GPUs       9 asked, 10 in the cluster" in page
+    assert any(line.startswith("cost       9 GPUs x ") for line in page)
+    assert "scorer 2 x 0.5 GPU" in first_lines(config, 200, 1000)[0]
+
+
 def test_without_rates_one_line_says_what_is_not_known_and_how_to_get_it() -> None:
     for words in ([], RATES[:1], RATES[1:]):
         config = _config(*words)

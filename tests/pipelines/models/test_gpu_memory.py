@@ -57,6 +57,14 @@ def test_what_is_not_known_is_said() -> None:
     assert "set plan.gpu_gib" in lines[1]
 
 
+def test_a_scorer_is_named_though_nobody_reckons_what_it_needs() -> None:
+    scored = _config(scorer={"backend": "clip"})
+    assert [one.name for one in estimate_memory(scored)] == ["generator", "captioner"]
+    pools = {name: {"num_gpus": 0.5} for name in ("generator", "captioner", "scorer")}
+    lines = describe_memory(estimate_memory(_config(scorer={"backend": "clip"}, pools=pools), 24))
+    assert lines[-1].startswith("memory     scorer: not known")
+
+
 def test_a_share_of_vllm_is_what_it_is_told_to_fill() -> None:
     captioner = {"backend": "vllm", "vllm": {"gpu_memory_utilization": 0.4}}
     (_, one) = estimate_memory(_config(0.5, captioner=captioner), 80)
