@@ -14,8 +14,9 @@ had spent when it began. What attempts of an earlier version spent is nowhere on
 
 import json
 import logging
+import threading
 import uuid
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from time import monotonic
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 FOLDER = "spent"
 FORMAT = 1
 SAVE_INTERVAL_S = 30.0
+LOOK_S = 2.0  # of `charged`
 # A record that cannot be put is put at the next interval. With a commit's patience of 300 s nobody
 # had looked at the budget, nor at the run, for as long as the store was away.
 PUT_TIMEOUT_S = 5.0
@@ -172,15 +174,23 @@ class Meter:
 
 @contextmanager
 def charged(store: Store, pool: str, num_gpus: float) -> Generator[None]:
-    """Puts on record that the body held so many GPUs, however it ends."""
-    began_s = monotonic()
+    """Puts on record that the body holds so many GPUs: while it does, and however it ends."""
+    meter, is_over = Meter(store, None, 0.0), threading.Event()
+
+    def count() -> None:
+        while not is_over.wait(LOOK_S):
+            meter.see(pool, num_gpus, monotonic())
+            meter.save(monotonic())
+
+    thread = threading.Thread(target=count, name="meter", daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        gpu_s: Mapping[str, float] = {pool: num_gpus * (monotonic() - began_s)}
-        if num_gpus:
-            spent = Spent(gpu_s=dict(gpu_s), num_gpus=0.0, is_over=True)
-            _put(store, f"{FOLDER}/{uuid.uuid4().hex}.json", spent)
+        is_over.set()
+        thread.join()
+        meter.see(pool, num_gpus, monotonic())
+        meter.save(monotonic(), is_over=True)
 
 
 def _put(store: Store, key: str, spent: Spent) -> None:

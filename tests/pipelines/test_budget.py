@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from whole_runs import wait_for
 
 from cluster.errors import BudgetSpentError, CommitError
 from cluster.storage import Store, open_store
@@ -130,6 +131,15 @@ def test_an_attempt_that_was_killed_is_charged_what_it_may_have_held_unseen(stor
     killed.see("generator", 2.0, 5.0)
     killed.save(5.0)
     assert _meter(store, gpu_s=1e6).spent_gpu_s == 10.0 + 2.0 * SAVE_INTERVAL_S
+
+
+def test_an_author_that_is_killed_is_charged_as_well(store: Store) -> None:
+    with charged(store, "author", 2.0):
+        wait_for(lambda: bool(store.list("spent")))
+        (killed_now,) = read_spent(store)
+        assert killed_now.most_gpu_s >= 2.0 * SAVE_INTERVAL_S
+    (ended,) = read_spent(store)
+    assert 0 < ended.most_gpu_s < 2.0 * SAVE_INTERVAL_S
 
 
 def test_the_record_is_put_again_only_when_it_is_due(store: Store) -> None:
