@@ -1,12 +1,15 @@
 """pipelines/pull.py: what counts as under way; pulling and leaving: tests/faults."""
 
 import asyncio
+from typing import Any
 
 import pytest
+import ray
 from whole_runs import wait_for
 
+from cluster.pool import Pool, PoolConfig
 from cluster.telemetry import Board, start_board
-from pipelines.pull import is_under_way
+from pipelines.pull import is_under_way, stats_of
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -32,5 +35,27 @@ async def _begin(board: Board, unit_id: str) -> int:
 def test_a_board_that_does_not_answer_ends_no_grace_time() -> None:
     board = start_board()
     assert not is_under_way((), board)
-    board.close()
-    assert is_under_way((), board)
+    board.close()  # Ray kills in its own time: a call on its way may still be answered
+    wait_for(lambda: is_under_way((), board))
+
+
+class _Busy:
+    """A dispatcher that is there and has no time to answer."""
+
+    async def stats(self) -> None:
+        await asyncio.sleep(600)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_pool_that_does_not_answer_in_time_ends_no_run_and_may_be_at_work() -> None:
+    """Whoever watches pools asks them every few seconds; one late answer ended the run."""
+    board = start_board()
+    actor: Any = ray.remote(_Busy).options(num_cpus=0).remote()
+    pool = Pool(name="generator", config=PoolConfig(), _dispatcher=actor)
+    try:
+        assert stats_of(pool, 0.2) is None
+        assert is_under_way((pool,), board)
+        ray.kill(actor)
+        wait_for(lambda: not is_under_way((pool,), board))
+    finally:
+        board.close()
