@@ -22,6 +22,7 @@ def _is_held_to_no_goal(report: dict[str, Any]) -> bool:
     return {row["is"] for row in report["goals"]} == {"not measured"}
 
 
+@pytest.mark.slow
 def test_the_sdxl_benchmark_runs_every_case_on_a_cpu(tmp_path: Path) -> None:
     words = ("--compile", "none", "--batches", "1")
     said, report = _run("bench_sdxl.py", tmp_path / "out.json", *words)

@@ -61,6 +61,7 @@ def test_embedded_pairs_are_true_to_their_lineage_and_reproducible(
         assert before["image_sha256"] == after["image_sha256"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scene_seeds")
 def test_another_batch_size_changes_at_most_the_last_bits(
     make_config: MakeConfig, tmp_path: Path

@@ -17,6 +17,9 @@ from actors.reasons import Reason
 from cluster.grafana import PANELS
 from cluster.metrics import METRICS, OTHER, RETRY_KINDS, find_metric
 
+# Two attempts under a scraper: 50 s of the 15 minutes that every change may take.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "k8s" / "components" / "monitoring" / "rules.yaml"
 NEEDS_GPU = {"ray_node_gpus_utilization"}  # Ray asks the GPUs' driver for it
