@@ -103,8 +103,9 @@ def report(name: str, work: Work, results: dict[str, list[Result]]) -> list[str]
     lines = [
         f"\n### {name}: {work.title}\n",
         "| arm | efficiency, from the first call | with start-up | time / pairloom's, in all | "
-        "loads | busy draw, describe | longest gap | driver CPU | load |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "loads | busy draw, describe | all draw after | busy from then | longest gap | driver CPU "
+        "| load |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     ours = results["pairloom"]
     for arm, runs in results.items():
@@ -118,6 +119,8 @@ def report(name: str, work: Work, results: dict[str, list[Result]]) -> list[str]
             f"| {told([one.ideal_s / one.total_s for one in runs])} "
             f"| {told([one.total_s / own.total_s for one, own in zip(runs, ours, strict=True)])} "
             f"| {first.num_loads} | {busy} "
+            f"| {statistics.median(one.ramp_s for one in runs):.1f} s "
+            f"| {told([one.busy_when_up for one in runs])} "
             f"| {statistics.median(one.gap_s for one in runs):.1f} s | {cpu:.0%} "
             f"| {statistics.median(one.load_average for one in runs):.1f} |"
         )
@@ -185,7 +188,8 @@ def main() -> None:
 def _short(result: Result) -> str:
     return (
         f"{result.total_s:.1f} s, efficiency {result.efficiency:.3f}, start "
-        f"{result.total_s - result.steady_s:.1f} s, gap {result.gap_s:.1f} s"
+        f"{result.total_s - result.steady_s:.1f} s, all up {result.ramp_s:.1f} s later and busy "
+        f"{result.busy_when_up:.3f} then, gap {result.gap_s:.1f} s"
     )
 
 

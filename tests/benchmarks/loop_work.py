@@ -8,6 +8,7 @@ Limits: pictures are noise of 64 x 64 px; a GPU that two models share is not slo
 """
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -131,6 +132,10 @@ class Result:
     load_average: float
     gap_s: float
     """The longest time without any draw call at work, before the last one began."""
+    ramp_s: float
+    """From the first draw call until every process that draws has begun one."""
+    busy_when_up: float
+    """Share of the drawing GPUs' seconds at work from then on, to the last row."""
 
     @property
     def efficiency(self) -> float:
@@ -157,6 +162,7 @@ def read_result(
     for verb, spans in calls.items():
         assert len(spans) == work.num_batches, f"{arm}: {len(spans)} calls to {verb}"
     first = min(start for spans in calls.values() for start, _ in spans)
+    up = _all_began(logs["draw"])
     work_s = {verb: sum(end - start for start, end in spans) for verb, spans in calls.items()}
     replicas = {"draw": work.num_generators, "describe": work.num_captioners}
     if is_shared:
@@ -181,6 +187,10 @@ def read_result(
         driver_cpu_s=cpu_s,
         load_average=load,
         gap_s=_longest_gap(calls["draw"]),
+        ramp_s=up - first,
+        busy_when_up=sum(max(0.0, end - max(start, up)) for start, end in calls["draw"])
+        / replicas["draw"]
+        / (ended - up),
     )
 
 
@@ -189,6 +199,15 @@ def _ideal_with_slow(work: Work) -> float:
     generators = work.num_generators - 1 + 1 / 3
     total = {"draw": work.num_batches * work.draw_s, "describe": work.num_batches * work.describe_s}
     return max(total["draw"] / generators, total["describe"] / work.num_captioners)
+
+
+def _all_began(log: list[dict[str, Any]]) -> float:
+    """When the last of the processes began its first call."""
+    began: dict[int, float] = {}
+    for one in log:
+        if one["event"] == "call":
+            began[one["pid"]] = min(began.get(one["pid"], math.inf), one["started_at"])
+    return max(began.values())
 
 
 def _longest_gap(spans: list[tuple[float, float]]) -> float:
