@@ -20,7 +20,7 @@ from typing import Any, Final
 from actors.validation import check_range
 
 # Part of a run's fingerprint where it is scored: other rules make other columns.
-HYGIENE_ID: Final = "hygiene-v1"
+HYGIENE_ID: Final = "hygiene-v2"  # v1 knew fewer hedges
 FLAGS: Final = (
     "instruction_echo",
     "repetition",
@@ -156,22 +156,36 @@ def _has_frequent_phrase(words: Sequence[str]) -> bool:
 
 # --- hedging ---
 
+# By the kinds of hedges that linguists tell apart: adverbs, verbs of belief, words for not knowing,
+# seeming, modal verbs. A cloud that looks like a horse is none.
 _NOT: Final = r"(?:cannot|can't|can\snot|could\snot|couldn't|am\sunable|'m\sunable|do\snot|don't)"
 _HEDGING: Final = _compiled(rf"""
-    \b(?:perhaps|presumably|maybe|probably|possibly|likely\sa|unlikely)\b
-  | \b(?:is|are|what\sis)\s(?:most\s)?likely\b
-  | \bi\s(?:think|believe|guess|suppose|assume)\b
-  | \bi(?:'m|\sam)\s(?:not\s(?:sure|certain)|sorry|unable)\b | ^sorry\b
+    \b(?:perhaps|presumably|maybe|probably|possibly|potentially|apparently|seemingly|supposedly
+      |conceivably|arguably|(?:most|very|quite)\slikely|likely\sa|unlikely)\b
+  | \b(?:is|are|what\sis)\slikely\b
+  | \bit\sis\s(?:\w+\s)?(?:possible|probable|plausible)\sthat\b
+  | \bi(?:\s(?:would|can\sonly|must)|'d)?\s
+      (?:think|believe|guess|suppose|assume|suspect|presume|imagine|reckon)\b
+  | \b(?:i\swould|i'd)\ssay\b | \b(?:in\smy\s(?:opinion|view)|to\sme\s(?:it|this)\slooks)\b
+  | \bi(?:'m|\sam)\s(?:\w+\s)?(?:guessing|assuming)\b
+  | \b(?:my\s(?:best\s)?guess\s(?:is|would)|(?:just|only)\sa\sguess)\b | \bhad\sto\sguess\b
+  | \bi(?:'m|\sam)\s(?:sorry|unable|unsure|uncertain)\b | ^sorry\b
+  | \bnot\s(?:\w+ly\s|quite\s|at\sall\s)?(?:sure|certain)\b
   | \bi\s?(?:{_NOT})\s(?:\w+\s)?(?:see|view|describe|identify|tell|make|be|have|know|determine)\b
-  | \bi\scould\sbe\swrong\b | \bas\san\sai\b
+  | \bi\s(?:could|may|might)\sbe\s(?:wrong|mistaken)\b | \bnot\smistaken\b | \bas\san\sai\b
+  | \bas\sfar\sas\si\s(?:can|could)\b
   | \bit\s(?:is|'s|seems|may\sbe|might\sbe)\s(?:\w+\s)?
       (?:difficult|hard|impossible|not\spossible|unclear|uncertain)\b
-  | \b(?:it|this|that)\sis\s(?:uncertain|unclear)\b | \bhard\sto\s(?:say|tell|know|make\sout)\b
+  | \b(?:it|this|that|details)\s(?:is|are|remains?)\s
+      (?:uncertain|unclear|not\s(?:\w+\s)?(?:clear|obvious))\b
+  | \b(?:hard|difficult)\sto\s(?:say|tell|know|make\sout|be\s(?:sure|certain))\b
   | \b(?:appears?|seems?)\sto\s(?:be|show|depict|have|represent)\b
-  | \bit\s(?:seems|appears|looks\slike\sit)\b | \bone\smight\b
-  | \b(?:this|it|that|object|there|which|who)\s(?:may|might|could)\s(?:also\s)?be\b
+  | \bit\s(?:seems|appears)\b | \b(?:it|this|what)\slooks\slike\b | \bone\smight\b
+  | \b(?:this|it|that|object|there|which|who|we|image|picture|photo)\s(?:may|might|could)\s
+      (?:also\s|well\s)?(?:be|show|depict)\b
   | \btoo\s(?:blurry|dark|small)\sto\s(?:make\sout|tell|identify|see)\b
-  | \bimpossible\sto\s(?:say|tell|determine|know)\b
+  | \bimpossible\sto\s(?:say|tell|determine|know)\b | \bor\ssomething\s(?:similar|else|like)\b
+  | \bor\sat\sleast\sthat\b | \bassuming\s(?:that\s)?i\b
 """)
 
 # --- wrong_language ---
