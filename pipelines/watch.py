@@ -2,9 +2,10 @@
 whether it fails too often.
 
 Every few seconds the receipts that are new are folded into the Delta log and counted, and
-Prometheus hears of them and of the pools (`cluster/metrics.py`). A run whose rows fail too often is
-asked to end, with the commonest reasons; one that commits nothing for long is told about, with what
-each pool waits for.
+Prometheus hears of them and of the pools (`cluster/metrics.py`), the budget of the GPUs that they
+hold. A run whose rows fail too often is asked to end, with the commonest reasons, and so is one
+whose budget is spent; one that commits nothing for long is told about, with what each pool waits
+for.
 
 Limits: sees commits and pools, not stages. A look is one listing of all receipts; on a store where
 that is slow it looks less often. While the store is away it sees nothing, and says so.
