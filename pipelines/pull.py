@@ -105,21 +105,32 @@ def is_under_way(pools: Sequence[Pool], board: Board) -> bool:
     from ray.exceptions import RayError
 
     try:
-        stats = [one for one in (stats_of(pool, QUESTION_TIMEOUT_S) for pool in pools) if one]
-        return (
-            any(one.in_flight or one.queue_length for one in stats)
-            or board.num_begun(QUESTION_TIMEOUT_S) > 0
-        )
+        return any(map(_is_at_work, pools)) or board.num_begun(QUESTION_TIMEOUT_S) > 0
     except RayError as error:
         logger.debug("taken for under way: %s", error)
         return True
 
 
+def _is_at_work(pool: Pool) -> bool:
+    try:
+        stats = pool.stats(QUESTION_TIMEOUT_S)
+    except PoolError:
+        return False  # it is gone
+    return stats.in_flight + stats.queue_length > 0
+
+
 def stats_of(pool: Pool, timeout_s: float = 10.0) -> PoolStats | None:
-    """What a pool does, or None where it is gone: who works with it gets that error as well."""
+    """What a pool does, for somebody who only looks on: None where it does not say so in time, or
+    is gone, for who works with it gets that error as well.
+    """
+    from ray.exceptions import GetTimeoutError
+
     try:
         return pool.stats(timeout_s)
     except PoolError:
+        return None
+    except GetTimeoutError:
+        logger.warning("pool %s did not say within %g s what it does", pool.name, timeout_s)
         return None
 
 
