@@ -20,7 +20,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 Row = dict[str, Any]
-Role = Literal["draw", "describe", "author"]
+Role = Literal["draw", "describe", "author", "inject"]
 
 RECORD_FORMAT = "2.1"
 
@@ -48,13 +48,14 @@ _FLOAT, _NAMES = pa.float32(), pa.list_(pa.string())
 _VECTOR = pa.list_(pa.float32())
 
 # What the stage `score` writes, null in a run without a scorer. The first nine are one number.
+# The beginning of a chain is round 0, or in a loop the round that last began anew (`inject`).
 SCORE_COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("clip_similarity", _FLOAT, "CLIP: cosine of the image and its prompt"),
     ("clip_similarity_description", _FLOAT, "of the image and its description"),
-    ("image_similarity_first", _FLOAT, "of the image and that of round 0; 1 in round 0"),
-    ("image_similarity_previous", _FLOAT, "of the image and the one before; null in round 0"),
-    ("text_similarity_first", _FLOAT, "of the description and that of round 0; 1 in round 0"),
-    ("text_similarity_previous", _FLOAT, "of the description and the one before; null in round 0"),
+    ("image_similarity_first", _FLOAT, "of the image and that of the beginning; 1 there"),
+    ("image_similarity_previous", _FLOAT, "of the image and the one before; null in a beginning"),
+    ("text_similarity_first", _FLOAT, "of the description and that of the beginning; 1 there"),
+    ("text_similarity_previous", _FLOAT, "of the description and the one before; likewise"),
     ("aesthetic", _FLOAT, "of `scorer.aesthetic`, in its own units; null without"),
     ("punsafe", _FLOAT, "probability that the image is unsafe, of `scorer.safety`; null without"),
     ("pwatermark", _FLOAT, "that it has a watermark, of `scorer.watermark`; null without"),
@@ -78,9 +79,15 @@ PAIR_COLUMNS: list[tuple[str, pa.DataType, str]] = [
     (
         "parent_id",
         pa.string(),
-        "pair whose description was the prompt; null in round 0 and in `resample`",
+        "pair whose description was the prompt; null in `resample` and in a beginning: round 0, or "
+        "a round that `inject` began anew",
     ),
-    ("seed", pa.string(), "the seed description, cleaned as it was used"),
+    (
+        "seed",
+        pa.string(),
+        "the text that it grew from, cleaned as it was used: the chain's seed, or the fresh "
+        "description that it last began anew with",
+    ),
     ("prompt", pa.string(), "exactly what the text-to-image model received"),
     ("is_prompt_truncated", pa.bool_(), "the text encoder cut the prompt at its token limit"),
     ("image", IMAGE_TYPE, "encoded bytes; `datasets` shows it as an image"),
@@ -113,13 +120,13 @@ DEAD_LETTER_COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("chain_id", pa.string(), "whose chain failed"),
     ("unit_id", pa.string(), "the slice of chains that was committed together"),
     ("round_index", pa.int32(), "the round it failed in; earlier pairs stay, later are not grown"),
-    ("parent_id", pa.string(), "pair whose description was the prompt"),
+    ("parent_id", pa.string(), "as for a pair"),
     ("stage", pa.string(), "`seed`, `draw`, `describe` or `score`"),
     ("reason", pa.string(), "code, stable and meant for counting: `actors/reasons.py`"),
     ("message", pa.string(), "what was seen, for people"),
     ("traceback_sha256", pa.string(), "16 digits, as in the log line with the traceback; or null"),
     ("attempts", pa.int32(), "calls of the model that the row was in"),
-    ("seed", pa.string(), "the seed description"),
+    ("seed", pa.string(), "as for a pair"),
     ("prompt", pa.string(), "exactly what the text-to-image model received"),
     ("image", IMAGE_TYPE, "the picture, where one was drawn before it failed"),
     ("image_sha256", pa.string(), "of the encoded bytes"),
@@ -208,6 +215,8 @@ CHAIN_SCHEMA = pa.schema(
         # what later rounds need of the earlier ones, where there is a scorer or a rule
         *((name, pa.binary()) for name in MEMORY_VECTORS),
         ("past", pa.list_(FACTS_TYPE)),
+        # by round, where the run injects any: the fresh description that it begins anew with
+        ("fresh", pa.list_(pa.string())),
     ]
 )
 

@@ -20,6 +20,8 @@ from cluster.run_record import open_run
 from cluster.snapshot import Snapshot
 from cluster.storage import Store, is_local, local_path, open_store
 from pipelines import seeds as seed_tables
+from pipelines.inject import FRESH_KEY, Fresh, read_fresh, usable_texts
+from pipelines.seeds import SEEDS_KEY
 from pipelines.synergy import Models, SynergyConfig, fingerprint_fields
 
 # Whose versions a receipt names: what may change a picture, a text, or a file.
@@ -45,6 +47,7 @@ class Attempt:
     ledger: Ledger
     snapshot: Snapshot
     seeds: pa.Table | None  # None: the author has yet to write them
+    fresh: pa.Table | None  # None: the seeds are the fresh descriptions too, or there are none
     started_at: float
 
 
@@ -58,27 +61,58 @@ def prepare(config: SynergyConfig) -> Attempt:
         probe = threads.submit(store.check_writable)
         models = identify_models(config)
         probe.result()
-    found = seed_tables.find_table(store)
-    if config.seeds.path is not None:
-        table = seed_tables.read_table(config.seeds, config.run_seed, found)
-        identity = seed_tables.table_identity(table)
-    else:
-        table = found
-        identity = seed_tables.author_identity(config.seeds, config.seeds.author.model.identity())
-    fields = fingerprint_fields(config, models, identity)
+    keys = (SEEDS_KEY, FRESH_KEY) if config.inject.has_file else (SEEDS_KEY,)
+    found = {key: seed_tables.find_table(store, key) for key in keys}
+    tables, fields = read_tables(config, models, found)
     versions = {name: version(name) for name in RECORDED_PACKAGES}
     ledger = Ledger(store, _claim(store, config, fields), versions=versions)
-    if table is not None and table is not found:
-        table = seed_tables.commit_table(store, table)
+    for key, table in tables.items():
+        if table is not found[key]:
+            tables[key] = seed_tables.commit_table(store, table, key)
     return Attempt(
         config=config,
         models=models,
         store=store,
         ledger=ledger,
         snapshot=snapshot,
-        seeds=table,
+        seeds=tables.get(SEEDS_KEY, found[SEEDS_KEY]),
+        fresh=tables.get(FRESH_KEY),
         started_at=started_at,
     )
+
+
+def fresh_of(attempt: Attempt, seeds: pa.Table) -> Fresh | None:
+    """What chains of the run may begin anew with: a table of its own, or its seeds."""
+    config = attempt.config
+    if not config.inject.is_on:
+        return None
+    return Fresh(
+        config=config.inject,
+        run_seed=config.run_seed,
+        num_rounds=config.num_rounds,
+        texts=usable_texts(seeds if attempt.fresh is None else attempt.fresh),
+    )
+
+
+def read_tables(
+    config: SynergyConfig, models: Models, found: Mapping[str, pa.Table | None]
+) -> tuple[dict[str, pa.Table], Row]:
+    """The tables that come from files, by key, and what makes the run's fingerprint.
+
+    `found` has the committed ones: whichever was made of its file stands for it.
+    """
+    seeds, inject, run_seed = config.seeds, config.inject, config.run_seed
+    tables: dict[str, pa.Table] = {}
+    if seeds.path is not None:
+        tables[SEEDS_KEY] = seed_tables.read_table(seeds, run_seed, found.get(SEEDS_KEY))
+        identity = seed_tables.table_identity(tables[SEEDS_KEY])
+    else:
+        identity = seed_tables.author_identity(seeds, seeds.author.model.identity())
+    of_fresh: Row | None = None
+    if inject.has_file:
+        tables[FRESH_KEY] = read_fresh(inject, seeds, run_seed, found.get(FRESH_KEY))
+        of_fresh = seed_tables.table_identity(tables[FRESH_KEY])
+    return tables, fingerprint_fields(config, models, identity, of_fresh)
 
 
 def identify_models(config: SynergyConfig) -> Models:

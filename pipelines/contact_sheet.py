@@ -45,9 +45,11 @@ def draw_sheet(chains: list[list[Row]], num_rounds: int) -> Image.Image:
     for line, chain in enumerate(chains):
         top = 12 + line * (CELL_PX + TEXT_PX + 12)
         _write(pen, (12, top + CELL_PX // 3), "seed: " + chain[0]["seed"], INK)
-        for row in chain:
+        for before, row in zip([chain[0], *chain], chain, strict=False):
             left = 12 + (row["round_index"] + 1) * (CELL_PX + 12)
             _draw_cell(sheet, pen, row, (left, top))
+            if row["seed"] != before["seed"]:
+                _write(pen, (left, top), f"began anew: {row['seed']}", FAULT)
     return sheet
 
 

@@ -36,20 +36,22 @@ _WORD: Final = re.compile(r"\w+")
 class StopConfig:
     """Which chains stop before their last round; by default none. A chain that stops keeps the pair
     that stopped it. The rules are asked in this order, and the first that holds is the reason.
+
+    A chain that began anew with a fresh description has its first round, 0, there, and none before.
     """
 
     # looping: the description, or the picture's phash, is that of an earlier round
     is_looping: bool = False
-    # collapsed: the description has less than this share of round 0's distinct words
+    # collapsed: the description has less than this share of the first round's distinct words
     collapsed_below: float | None = None
-    # drifted: picture or description are less similar to round 0's than this
+    # drifted: picture or description are less similar to the first round's than this
     drifted_image_below: float | None = None
     drifted_text_below: float | None = None
     # converged: picture and description are at least so similar to the ones before, for so many
     # rounds in a row
     converged_from: float | None = None
     converged_rounds: int = 2
-    first_round: int = 1  # no chain stops in a round before this one
+    first_round: int = 1  # no chain stops in a round before this one, counted from the first
 
     def __post_init__(self) -> None:
         for name in ("collapsed_below", "drifted_image_below", "drifted_text_below"):
@@ -103,7 +105,8 @@ def mean_cumulative_drift(similarities: Sequence[float | None]) -> float | None:
     """The mean similarity to the first round, over the rounds after it; None where there is none.
 
     Args:
-        similarities: `image_similarity_first` or `text_similarity_first` of a chain, by round.
+        similarities: `image_similarity_first` or `text_similarity_first` of a chain, by round; of
+            one that began anew, from there on.
     """
     known = [one for one in similarities[1:] if one is not None]
     return sum(known) / len(known) if known else None

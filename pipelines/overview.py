@@ -16,6 +16,7 @@ from cluster.plan import Node, Plan, PoolPlan, count_calls
 from cluster.pool import PoolConfig
 from cluster.session import plan_session
 from pipelines import seeds as seed_tables
+from pipelines.inject import read_fresh, usable_texts
 from pipelines.outlook import (
     Outlook,
     describe_best,
@@ -101,6 +102,7 @@ def describe_plan(
         _describe_pool(plan.pools[1], config.captioner.backend, config.captioner.model),
         *(_describe_pool(pool, config.scorer.backend, config.scorer.model) for pool in plan.others),
         *_describe_author(config),
+        *_describe_inject(config),
         f"GPUs       {plan.gpus:g} asked, {there}",
         f"bytes      about {_bytes(plan.total_bytes)} in all, {_bytes(plan.row_bytes)} an image, "
         f"up to {_bytes(plan.bytes_in_flight)} in flight",
@@ -201,6 +203,19 @@ def _describe_author(config: SynergyConfig) -> list[str]:
         f"author     {author.model.backend} {author.model.model}: {author.num_batches} batches of "
         f"{author.batch_size} seeds, {author.pool.num_replicas * author.pool.num_gpus:g} GPUs, "
         "gone before the loop starts"
+    ]
+
+
+def _describe_inject(config: SynergyConfig) -> list[str]:
+    inject, texts = config.inject, "the seeds"
+    if not inject.is_on:
+        return []
+    if inject.has_file:
+        table = read_fresh(inject, config.seeds, config.run_seed)
+        texts = f"{len(usable_texts(table))} fresh descriptions"
+    return [
+        f"inject     {inject.share:.0%} of the rounds from {inject.from_round} on begin anew with "
+        f"one of {texts}"
     ]
 
 

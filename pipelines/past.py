@@ -19,9 +19,10 @@ from cluster.receipts import Receipt
 from pipelines.drift import facts_of
 
 # What the next round needs of a pair, without a memory and with it.
-BARE_COLUMNS: Final = ("chain_id", "pair_id", "description")
+BARE_COLUMNS: Final = ("chain_id", "pair_id", "seed", "description")
 COLUMNS: Final = (
     *BARE_COLUMNS,
+    "parent_id",
     "stop_reason",
     "phash",
     "image_similarity_first",
@@ -33,8 +34,13 @@ COLUMNS: Final = (
 )
 
 
-def remember(chain: Row, pair: Row) -> Row:
-    """The memory of a chain after the round that `pair` is of; `chain` is as it was before."""
+def remember(chain: Row, pair: Row, is_loop: bool) -> Row:
+    """The memory of a chain after the round that `pair` is of; `chain` is as it was before.
+
+    In a loop a pair without a parent is a beginning: nothing before it is remembered.
+    """
+    if is_loop and pair["parent_id"] is None:
+        chain = {}
     memory: Row = {"past": [*(chain.get("past") or ()), facts_of(pair)]}
     for name in MEMORY_VECTORS:
         source, _, of = name.rpartition("_")

@@ -159,13 +159,15 @@ def to_next_round(rows: list[Row], pairs: list[Row], how: Recording) -> list[Row
 def _to_next(row: Row, pair: Row | None, how: Recording) -> Row:
     """Without the image, and with its next prompt."""
     kept = ("chain_id", "unit_id", "unit_index", "first_round", "next_round", "seed", "replaces")
+    kept = (*kept, "fresh")
     chain: Row = dict.fromkeys(CHAIN_SCHEMA.names) | {name: row[name] for name in kept}
     chain["stop_reason"] = pair.get("stop_reason") if pair else None
     chain["is_stopped"] = pair is None or chain["stop_reason"] is not None
     if pair is None or chain["is_stopped"]:
         return chain
     if how.has_memory:
-        chain |= remember(row, pair)
+        chain |= remember(row, pair, how.is_loop)
     if not how.is_loop:
         return chain | {"prompt": row["seed"]}
-    return chain | {"prompt": pair["description"], "parent_id": pair["pair_id"]}
+    parent = {"prompt": pair["description"], "parent_id": pair["pair_id"]}
+    return chain | parent | {"seed": pair["seed"]}

@@ -7,7 +7,7 @@ first, then receipts, the last round first: a crash in between leaves a unit tha
 unfinished, or one of which a second repair is needed.
 
 Limits: what is made anew has the same ids and rng_seeds; on other hardware not the same pixels. The
-seed table can be made anew from a seed file only; `run.json` cannot.
+tables in `seeds/` can be made anew from a file only; `run.json` cannot.
 """
 
 import logging
@@ -23,11 +23,11 @@ from cluster.run_record import open_run
 from cluster.session import session
 from cluster.storage import open_store
 from pipelines import seeds as seed_tables
-from pipelines.attempt import Attempt, identify_models, prepare
+from pipelines.attempt import Attempt, identify_models, prepare, read_tables
 from pipelines.replay import PLAN_FOLDER, read_plans, remove_planned
 from pipelines.run import loop_demands, run
 from pipelines.run_totals import Totals
-from pipelines.synergy import SynergyConfig, fingerprint_fields
+from pipelines.synergy import SynergyConfig
 from pipelines.verify import Report, describe_report, verify_run
 
 logger = logging.getLogger(__name__)
@@ -44,10 +44,13 @@ def repair(config: SynergyConfig) -> Totals:
     report = verify_run(config.output)
     if report.is_sound:
         raise ValueError(f"{config.output} is sound: nothing to repair")
-    table = _read_seeds(config) if report.num_seeds else prepare(config).seeds
+    damaged = {one.file for one in report.findings if one.kind == "seeds"}
+    tables = _read_tables(config, damaged) if damaged else {}
+    if not damaged:
+        prepare(config)
     # Joined before the first delete: whether the pools have room shows here.
     with session(config.cluster, demands=loop_demands(config)):
-        _take_out(config, report, table)
+        _take_out(config, report, tables)
         totals = run(config)
     report = verify_run(config.output)
     if not report.is_sound:
@@ -55,27 +58,28 @@ def repair(config: SynergyConfig) -> Totals:
     return totals
 
 
-def _read_seeds(config: SynergyConfig) -> pa.Table:
-    """The seed table as its file gives it, if that still holds what the run began with."""
-    if config.seeds.path is None:
+def _read_tables(config: SynergyConfig, damaged: Collection[str | None]) -> dict[str, pa.Table]:
+    """Seeds and fresh descriptions as their files give them, if these still hold what the run
+    began with."""
+    if seed_tables.SEEDS_KEY in damaged and config.seeds.path is None:
         raise ValueError(
             f"{config.output}: the seed table is damaged, and a model wrote it: put "
             f"{seed_tables.SEEDS_KEY} back from a copy"
         )
     store = open_store(config.output, is_single_writer=config.is_single_writer)
-    table = seed_tables.read_table(config.seeds, config.run_seed)
-    fields = fingerprint_fields(config, identify_models(config), seed_tables.table_identity(table))
+    tables, fields = read_tables(config, identify_models(config), {})
     open_run(store, to_dict(config), fields)  # refuses other seeds, and any other config
-    return table
+    return tables
 
 
-def _take_out(config: SynergyConfig, report: Report, table: pa.Table | None) -> None:
-    """Takes out what is damaged, and puts the seed table back; here the first delete is."""
-    if report.num_seeds and table is not None:
+def _take_out(config: SynergyConfig, report: Report, tables: Mapping[str, pa.Table]) -> None:
+    """Takes out what is damaged, and puts `tables` back; here the first delete is."""
+    if tables:
         store = open_store(config.output, is_single_writer=config.is_single_writer)
-        store.delete(seed_tables.SEEDS_KEY)
-        seed_tables.commit_table(store, table)
-        report = verify_run(config.output)  # it had ended at the seed table
+        for key, table in tables.items():
+            store.delete(key)
+            seed_tables.commit_table(store, table, key)
+        report = verify_run(config.output)  # it had ended at the first of them
     attempt = prepare(config)
     if report.num_replay:
         _remove_plans(attempt, report)

@@ -30,7 +30,7 @@ from cluster.session import SessionInfo, session
 from cluster.telemetry import Board, Progress, start_board
 from cluster.visible import check_visible_everywhere
 from pipelines import seeds as seed_tables
-from pipelines.attempt import Attempt, prepare
+from pipelines.attempt import Attempt, fresh_of, prepare
 from pipelines.balance import Balancer
 from pipelines.budget import Meter, charged
 from pipelines.leaving import Stop, stop_on_signals
@@ -135,8 +135,10 @@ def execute(attempt: Attempt, work: Work, stop: Stop) -> dict[str, Spent]:
         _balance(config, work, (pools["generator"], pools["captioner"]), board),
     ):
         draws, describes = pools["generator"], pools["captioner"]
-        starts, ledger = ray.put(work.starts), attempt.ledger
-        source = UnitSource(work.units, starts, config.is_loop, ledger, config.has_memory)
+        # The starts begin with the seeds.
+        fresh = fresh_of(attempt, work.starts.slice(0, work.num_chains))
+        starts = ray.put((work.starts, fresh))
+        source = UnitSource(work.units, starts, config.is_loop, attempt.ledger, config.has_memory)
         # With the default of a whole CPU a read, replicas that filled a small machine starved the
         # reads: one unit got through and the run stood still.
         chains = ray.data.read_datasource(

@@ -86,24 +86,24 @@ def author_identity(config: SeedsConfig, model: ModelIdentity) -> Row:
     }
 
 
-def commit_table(store: Store, table: pa.Table) -> pa.Table:
+def commit_table(store: Store, table: pa.Table, key: str = SEEDS_KEY) -> pa.Table:
     """Puts the table unless another attempt did, and returns the one that is there."""
-    if store.put_if_absent(SEEDS_KEY, encode_shard(table).data):
+    if store.put_if_absent(key, encode_shard(table).data):
         return table
-    return load_table(store)
+    return load_table(store, key)
 
 
-def find_table(store: Store) -> pa.Table | None:
+def find_table(store: Store, key: str = SEEDS_KEY) -> pa.Table | None:
     """The committed seed table, if there is one yet."""
     try:
-        return load_table(store)
+        return load_table(store, key)
     except FileNotFoundError:
         return None
 
 
-def load_table(store: Store) -> pa.Table:
+def load_table(store: Store, key: str = SEEDS_KEY) -> pa.Table:
     """The committed seed table; `FileNotFoundError` while there is none."""
-    file = pq.ParquetFile(io.BytesIO(store.read(SEEDS_KEY)))
+    file = pq.ParquetFile(io.BytesIO(store.read(key)))
     return file.read().cast(SEED_SCHEMA).replace_schema_metadata(file.schema_arrow.metadata)
 
 

@@ -21,6 +21,7 @@ from actors.records import CHAIN_SCHEMA, Role, Row, derive_rng_seed, derive_unit
 from cluster.errors import DrainingError, PairloomError
 from cluster.pool import Poison
 from cluster.telemetry import Board
+from pipelines.inject import begin_anew
 
 if TYPE_CHECKING:  # 1.5 s to import, which `pairloom plan` does not have
     from ray.data import Dataset
@@ -278,8 +279,13 @@ def serve_order(unit_index: int, round_index: int, group_size: int) -> int:
 
 
 def draw_with(pool: RowPool, round_index: int, run_seed: int, group_size: int = 1) -> Work:
-    """M_j = G(D_{j-1}): gives every live chain the image of its prompt."""
-    return _answer_with(pool, "draw", round_index, run_seed, group_size)
+    """M_j = G(D_{j-1}): gives every live chain the image of its prompt, or of a fresh one."""
+    answer = _answer_with(pool, "draw", round_index, run_seed, group_size)
+
+    async def work(rows: list[Row]) -> list[Row]:
+        return await answer([begin_anew(r, round_index) if is_live(r) else r for r in rows])
+
+    return work
 
 
 def describe_with(pool: RowPool, round_index: int, run_seed: int, group_size: int = 1) -> Work:

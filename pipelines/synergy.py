@@ -25,6 +25,7 @@ from cluster.pool import PoolConfig
 from cluster.session import SessionConfig
 from cluster.telemetry import Board
 from pipelines.drift import StopConfig
+from pipelines.inject import InjectConfig
 from pipelines.limits import LimitsConfig
 from pipelines.outlook import PlanConfig
 from pipelines.record import Recording, catch_up_with, record_to
@@ -55,10 +56,10 @@ class PoolsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SynergyConfig:
-    """One run. `generator`, `captioner`, `scorer`, `stop`, `seeds`, `mode` and the numbers decide
-    what the pairs are; `pools`, `stages`, `cluster` and `limits` only decide how fast they come and
-    when the run gives up, `plan` what is said of it beforehand, `profile` what is recorded of where
-    its time goes; they may change on a resume."""
+    """One run. `generator`, `captioner`, `scorer`, `stop`, `inject`, `seeds`, `mode` and numbers
+    decide what the pairs are; `pools`, `stages`, `cluster` and `limits` only decide how fast they
+    come and when the run gives up, `plan` what is said of it beforehand, `profile` what is recorded
+    of where its time goes; they may change on a resume."""
 
     output: str  # folder or URI: s3://bucket/prefix, gs://..., az://...
     # Your word that no second driver writes there, for a store that ignores put-if-absent
@@ -72,6 +73,7 @@ class SynergyConfig:
     captioner: ImageToTextConfig = field(default_factory=ImageToTextConfig)
     scorer: ScorerConfig = field(default_factory=ScorerConfig)
     stop: StopConfig = field(default_factory=StopConfig)
+    inject: InjectConfig = field(default_factory=InjectConfig)
     pools: PoolsConfig = field(default_factory=PoolsConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)
     cluster: SessionConfig = field(default_factory=SessionConfig)
@@ -96,10 +98,16 @@ class SynergyConfig:
                 "give a seed file, or let the author write b batches"
             )
         self.limits.budget.gpu_s(self.plan.gpu_hour_price)  # a cost without a price is refused
-        if self.stop.is_on and self.mode != "loop":
+        for name in ("stop", "inject"):
+            if getattr(self, name).is_on and self.mode != "loop":
+                raise ValueError(
+                    f"field {name!r} is in use, and 'mode' is {self.mode!r}: only the rounds of a "
+                    "loop follow from each other"
+                )
+        if self.inject.is_on and self.inject.from_round >= self.num_rounds:
             raise ValueError(
-                f"field 'stop' has rules, and 'mode' is {self.mode!r}: only the rounds of a loop "
-                "follow from each other"
+                f"field 'inject.from_round' is {self.inject.from_round}: no round of "
+                f"{self.num_rounds} would begin anew"
             )
         if self.stop.needs_scores and not self.scorer.is_on:
             raise ValueError(
@@ -219,13 +227,16 @@ def _scorer_column(config: SynergyConfig, models: Models) -> Row:
     return {"scorer": _model_column(models.scorer, config.scorer.params())}
 
 
-def fingerprint_fields(config: SynergyConfig, models: Models, seeds: Row) -> Row:
+def fingerprint_fields(
+    config: SynergyConfig, models: Models, seeds: Row, fresh: Row | None = None
+) -> Row:
     """What decides the pairs, and so must not differ under one output prefix.
 
     Where the output and the models lie, how many replicas there are and in what batches they work
     is left out: a run may move to another machine and go on. Models count by digest, seeds by
-    content.
+    content; `fresh` is None where these are the fresh descriptions too.
     """
+    inject = {"share": config.inject.share, "from_round": config.inject.from_round, "fresh": fresh}
     constants = constant_columns(config, models)
     for role in ("generator", "captioner", "scorer"):
         if role not in constants:
@@ -242,6 +253,7 @@ def fingerprint_fields(config: SynergyConfig, models: Models, seeds: Row) -> Row
         "seeds": seeds,
         **constants,
         **({"stop": asdict(config.stop)} if config.stop.is_on else {}),
+        **({"inject": inject} if config.inject.is_on else {}),
     }
 
 

@@ -21,6 +21,7 @@ from ray.data.block import BlockMetadata
 from actors.records import CHAIN_SCHEMA, Row, derive_unit_id
 from cluster.errors import CommitError
 from cluster.ledger import Ledger
+from pipelines.inject import Fresh
 from pipelines.past import BARE_COLUMNS, read_past, remember
 
 # How a chain begins: `prompt` and `parent_id` are those of the unit's first round; `error` is that
@@ -75,18 +76,25 @@ def plan_remaining(units: list[Unit], next_rounds: dict[str, int], num_rounds: i
 
 
 def start_chains(
-    unit: Unit, starts: pa.Table, is_loop: bool, ledger: Ledger, has_memory: bool = False
+    unit: Unit,
+    starts: pa.Table,
+    is_loop: bool,
+    ledger: Ledger,
+    has_memory: bool = False,
+    fresh: Fresh | None = None,
 ) -> pa.Table:
     """The chains of a unit in `CHAIN_SCHEMA`, ready for round `unit.next_round`."""
     before = _committed(unit, ledger, has_memory) if unit.next_round > unit.first_round else None
     rows = starts.slice(unit.offset, unit.num_chains).to_pylist()
     chains = [_start_chain(unit, row, before, is_loop) for row in rows]
+    for chain in chains if fresh is not None else ():
+        chain["fresh"] = None if chain["error"] else fresh.of_chain(chain["chain_id"])
     if has_memory and unit.next_round:
         names = {row["chain_id"] for row in rows}
         past = read_past(ledger, unit.unit_id, names, unit.next_round)
         for chain in chains:
             for pair in () if chain["is_stopped"] else past.get(chain["chain_id"], ()):
-                chain |= remember(chain, pair)
+                chain |= remember(chain, pair, is_loop)
     return pa.Table.from_pylist(chains, schema=CHAIN_SCHEMA)
 
 
@@ -116,9 +124,10 @@ def _start_chain(unit: Unit, start: Row, before: dict[str, Row] | None, is_loop:
     if pair is None or pair.get("stop_reason"):
         # It failed or stopped in the round before, or earlier: nothing more is grown.
         return chain | {"is_stopped": True}
-    return chain | (
-        {"prompt": pair["description"], "parent_id": pair["pair_id"]} if is_loop else {}
-    )
+    if not is_loop:
+        return chain
+    parent = {"prompt": pair["description"], "parent_id": pair["pair_id"]}
+    return chain | parent | {"seed": pair["seed"]}
 
 
 class UnitSource(Datasource):
@@ -127,14 +136,15 @@ class UnitSource(Datasource):
     def __init__(
         self,
         units: list[Unit],
-        starts: Any,
+        starts_and_fresh: Any,
         is_loop: bool,
         ledger: Ledger,
         has_memory: bool = False,
     ) -> None:
         super().__init__()
         self._units = units
-        self._starts = starts  # a reference: in each task, 10,000 units would hold a gigabyte
+        # a reference: in each task, 10,000 units would hold a gigabyte
+        self._starts = starts_and_fresh
         self._start = partial(start_chains, is_loop=is_loop, ledger=ledger, has_memory=has_memory)
 
     def get_name(self) -> str:
@@ -152,9 +162,10 @@ class UnitSource(Datasource):
         return [_read_task(unit, self._starts, self._start) for unit in self._units]
 
 
-def _read_task(unit: Unit, starts: Any, start: Callable[[Unit, pa.Table], pa.Table]) -> ReadTask:
+def _read_task(unit: Unit, starts_and_fresh: Any, start: Callable[..., pa.Table]) -> ReadTask:
     def read() -> Iterator[pa.Table]:
-        yield start(unit, ray.get(starts))
+        starts, fresh = ray.get(starts_and_fresh)
+        yield start(unit, starts, fresh=fresh)
 
     metadata = BlockMetadata(
         num_rows=unit.num_chains, size_bytes=None, input_files=None, exec_stats=None

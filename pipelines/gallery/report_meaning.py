@@ -34,10 +34,12 @@ def show_drift(overview: Overview) -> str:
     """Word overlap by round, and the Mean Cumulative Drift of the chains where there are scores."""
     rounds: dict[str, Histogram] = overview.sums.get("drift", {})
     name = "Drift by round: median and quartiles, percent"
+    inject = overview.record.get("inject") or {}
+    anew = " Where a chain began anew, its fresh description stands for the seed from there on."
     html = (
         "<h2>Drift</h2><p>The share of the seed's content words that a round's description does "
         "not say, in percent. Word overlap: a paraphrase counts as loss, attributes that changed "
-        "places do not.</p>"
+        f"places do not.{anew if inject.get('share') else ''}</p>"
     )
     return html + _by_round(name, {"drift": rounds}, 1.0, overview, top=100.0) + _mean(overview)
 

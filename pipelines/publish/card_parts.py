@@ -43,8 +43,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def example(facts: Facts) -> str:
     """One chain in pictures, and its texts in full."""
-    rows = [["seed", _cell(facts.example[0]["seed"])]]
-    rows += [[f"round {row['round_index']}", _cell(row["description"])] for row in facts.example]
+    rows: list[list[str]] = []
+    seed: str | None = None
+    for row in facts.example:
+        if row["seed"] != seed:
+            rows.append(["seed" if seed is None else "fresh description", _cell(row["seed"])])
+            seed = row["seed"]
+        rows.append([f"round {row['round_index']}", _cell(row["description"])])
     said = (
         f"What grew from one seed (`{facts.example[0]['chain_id']}`), round by round, and what the "
         "captioner said of each picture:"
@@ -65,7 +70,7 @@ def how_it_was_made(facts: Facts) -> str:
     how = (
         "Each seed was drawn, the picture was described, that description was drawn again, and so "
         f"on for {facts.num_rounds} rounds; every pair was kept with its lineage: "
-        "`M_j = G(D_{j-1})`, `D_j = F(I, M_j)`."
+        f"`M_j = G(D_{{j-1}})`, `D_j = F(I, M_j)`.{_injected(facts)}"
         if facts.mode == "loop"
         else f"Each seed was drawn {facts.num_rounds} times, with other random numbers, and each "
         "picture was described."
@@ -95,8 +100,21 @@ def drift(facts: Facts) -> str:
         f"{value:.3f} of the {name.partition('_')[0]}s ({number:,} chains)"
         for name, (value, number) in facts.mean_drift.items()
     ]
+    said += " A round that began anew stands for round 0." if facts.inject else ""
     mean = f"\n\nMean Cumulative Drift (1 is none): {', '.join(whole)}." if whole else ""
     return f"{said}\n\n{table(['round', *(_MEANINGS[name] for name in names)], rows)}{mean}"
+
+
+def _injected(facts: Facts) -> str:
+    inject = facts.inject
+    if not inject:
+        return ""
+    source = "a description of a file" if inject["path"] else "one of all the seeds"
+    return (
+        f" About {inject['share']:.0%} of the rounds from {inject['from_round']} on, chosen by "
+        f"chance, began anew with {source}: there `parent_id` is null, and that is the `seed` of "
+        "the pair and of those that follow."
+    )
 
 
 def cost(facts: Facts) -> str:

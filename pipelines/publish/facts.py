@@ -72,6 +72,7 @@ class Facts:
     error_reasons: dict[str, int]
     stop_reasons: dict[str, int]  # chains that a rule stopped
     stop_rules: Row  # as configured, without what is off
+    inject: Row  # likewise; empty where no chain began anew
     drop_reasons: dict[str, int]
     num_unknown: dict[str, int]
     constants: Row
@@ -107,6 +108,7 @@ def gather_facts(
         error_reasons=count_reasons(list(receipts)),
         stop_reasons=count_stop_reasons(receipts),
         stop_rules={k: v for k, v in (record.get("stop") or {}).items() if v not in (None, False)},
+        inject=record["inject"] if (record.get("inject") or {}).get("share") else {},
         drop_reasons=judged.count_reasons(),
         num_unknown=judged.num_unknown,
         constants=dict.fromkeys(_CONSTANT) | constants,

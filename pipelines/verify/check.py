@@ -11,22 +11,26 @@ row. Receipts are kept in memory, about a kilobyte each. A damaged run.json or s
 check there, because the rest could only be judged by them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.verify import snapshot as snapshots
 from pipelines.verify.layout import (
+    FRESH_KEY,
     RUN_KEY,
     SEED_COLUMNS,
     SEEDS_KEY,
     Receipt,
     Run,
     UnitName,
+    check_digest,
     check_seeds,
+    find_beginnings,
     parse_file_key,
     parse_plan_key,
     parse_receipt_key,
@@ -35,6 +39,7 @@ from pipelines.verify.layout import (
     read_receipt,
     read_run,
     slice_units,
+    usable,
 )
 from pipelines.verify.prefix import Prefix
 from pipelines.verify.report import Finding, Report, count_findings, damaged_units
@@ -97,11 +102,10 @@ def _check_run(prefix: Prefix, run: Run, tally: _Tally) -> None:
     snapshot = snapshots.read_snapshot(prefix)
     files = [key for folder in ("data", "dead_letter") for key in prefix.list(folder)]
     receipt_keys = _list_receipts(prefix)
-    try:
-        seeds = _read_seeds(prefix, run, has_receipts=bool(receipt_keys))
-    except ValueError as error:
-        tally.findings.append(Finding(kind="seeds", sentence=str(error), file=SEEDS_KEY))
+    tables = _read_tables(prefix, run, bool(receipt_keys), tally)
+    if tables is None:
         return
+    seeds, fresh = tables
     units = slice_units(seeds.column("chain_id").to_pylist(), run.unit_size)
     tally.num_chains = seeds.num_rows
     ledger = _Ledger()
@@ -111,6 +115,7 @@ def _check_run(prefix: Prefix, run: Run, tally: _Tally) -> None:
     tally.num_receipts = len(ledger.receipts)
     with Rows(run) as rows:
         rows.add_chains(seeds, units)
+        rows.add_beginnings(find_beginnings(usable(seeds, "chain_id"), usable(fresh, "seed"), run))
         rows.add_units(_units_of(ledger, units))
         rows.add_replayed(ledger.replays)
         rows.add_unreadable(sorted(ledger.unreadable))
@@ -145,13 +150,31 @@ def _read_commits(prefix: Prefix, receipts: list[Receipt]) -> Iterator[Commit]:
             yield from readers.map(lambda receipt: check_commit(prefix, receipt), part)
 
 
-def _read_seeds(prefix: Prefix, run: Run, *, has_receipts: bool) -> pa.Table:
-    """The seed table; without rows where none is due yet. `ValueError` where it is damaged."""
+def _read_tables(
+    prefix: Prefix, run: Run, has_receipts: bool, tally: _Tally
+) -> tuple[pa.Table, pa.Table] | None:
+    """Seeds and fresh descriptions, which may be the same; None where one is damaged."""
+    checks: dict[str, Callable[[pa.Table], None]] = {SEEDS_KEY: partial(check_seeds, run=run)}
+    if run.inject is not None and run.inject.digest is not None:
+        checks[FRESH_KEY] = partial(check_digest, expected=run.inject.digest)
+    tables: list[pa.Table] = []
+    for key, check in checks.items():
+        try:
+            tables.append(_read_seeds(prefix, key, check, has_receipts=has_receipts))
+        except ValueError as error:
+            tally.findings.append(Finding(kind="seeds", sentence=str(error), file=key))
+    return (tables[0], tables[-1]) if len(tables) == len(checks) else None
+
+
+def _read_seeds(
+    prefix: Prefix, key: str, check: Callable[[pa.Table], None], *, has_receipts: bool
+) -> pa.Table:
+    """A table of seeds; without rows where none is due yet. `ValueError` where it is damaged."""
     try:
-        data = prefix.read(SEEDS_KEY)
+        data = prefix.read(key)
     except FileNotFoundError:
         if has_receipts:
-            raise ValueError("the seed table is gone, though rounds are committed") from None
+            raise ValueError("the table is gone, though rounds are committed") from None
         return pa.table({name: pa.array([], pa.string()) for name in SEED_COLUMNS})
     try:
         table = pq.ParquetFile(pa.BufferReader(data)).read(columns=list(SEED_COLUMNS))
@@ -160,7 +183,7 @@ def _read_seeds(prefix: Prefix, run: Run, *, has_receipts: bool) -> pa.Table:
         raise ValueError(f"does not open as Parquet: {error}") from error
     if table.schema.names != list(SEED_COLUMNS):
         raise ValueError(f"has the columns {table.schema.names}, {SEED_COLUMNS} are needed")
-    check_seeds(table, run)
+    check(table)
     return table
 
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
@@ -21,7 +21,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 RUN_FORMAT, RECEIPT_FORMAT, PLAN_FORMAT = 1, 2, 1
-RUN_KEY, SEEDS_KEY = "run.json", "seeds/seeds.parquet"
+RUN_KEY, SEEDS_KEY, FRESH_KEY = "run.json", "seeds/seeds.parquet", "seeds/fresh.parquet"
 SEED_COLUMNS = ("chain_id", "seed", "error")
 
 # A name of other characters is a file manager's copy, no unit.
@@ -40,8 +40,18 @@ _RECEIPT_FIELDS = {
     *("format", "unit_id", "round_index", "data", "dead_letter", *_RECEIPT_COUNTS),
     *("error_reasons", "replaced_reasons", "ids_digest", "fingerprint", "versions", "committed_at"),
 }
+Beginning = tuple[str, int, str]  # chain, round, text
 # There where a rule ended chains with this commit's pairs, and nowhere else.
 _STOP_REASONS = "stop_reasons"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inject:
+    """How many rounds begin anew with a fresh description, and where these stand."""
+
+    share: float
+    from_round: int
+    digest: str | None  # of the table of fresh descriptions; None: the seeds are these too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +64,7 @@ class Run:
     run_seed: int
     is_loop: bool
     seeds: dict[str, Any]  # how many, and the digest of those that came from a file
+    inject: Inject | None  # None where no chain begins anew
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,12 +127,39 @@ def read_run(data: bytes) -> Run:
         run_seed=asked["run_seed"],
         is_loop=asked.get("mode") == "loop",
         seeds=asked.get("seeds") or {},
+        inject=_read_inject(_fields("inject", asked["inject"])) if "inject" in asked else None,
     )
+
+
+def _read_inject(asked: dict[str, Any]) -> Inject:
+    if type(asked.get("share")) not in (int, float) or type(asked.get("from_round")) is not int:
+        raise ValueError(f"its 'inject' is {asked}: must have a share and a from_round")
+    of_table = None if asked.get("fresh") is None else _fields("fresh", asked["fresh"])
+    return Inject(
+        share=asked["share"],
+        from_round=asked["from_round"],
+        digest=None if of_table is None else _text("sha256", of_table.get("sha256")),
+    )
+
+
+def find_beginnings(
+    chain_ids: Sequence[str], texts: Sequence[str], run: Run
+) -> Iterator[Beginning]:
+    """Every round in which one of these chains begins anew, with the text that it begins with."""
+    if run.inject is None or not texts:  # nothing is committed before the texts are
+        return
+    limit = run.inject.share * 2**63
+    for chain_id in chain_ids:
+        for round_index in range(run.inject.from_round, run.num_rounds):
+            drawn = digest("rng", run.run_seed, chain_id, round_index, "inject")
+            number = int(drawn[:16], 16) >> 1
+            if number < limit:
+                yield chain_id, round_index, texts[number % len(texts)]
 
 
 def check_seeds(table: pa.Table, run: Run) -> None:
     """`ValueError` unless the rows are the seeds that the run was started with, in their order."""
-    chain_ids, seeds, errors = (table.column(name).to_pylist() for name in SEED_COLUMNS)
+    chain_ids, seeds = (table.column(name).to_pylist() for name in ("chain_id", "seed"))
     asked = run.seeds
     expected = asked.get("num_seeds", asked.get("num_batches", 0) * asked.get("batch_size", 0))
     if len(seeds) != expected:
@@ -135,11 +173,21 @@ def check_seeds(table: pa.Table, run: Run) -> None:
             )
         seen[seed] += 1
     if "sha256" in asked:
-        rows = [list(row) for row in zip(seeds, errors, strict=True)]
-        if hashlib.sha256(json.dumps(rows).encode()).hexdigest() != asked["sha256"]:
-            raise ValueError(
-                "its seeds or their errors are not those that the run was started with"
-            )
+        check_digest(table, asked["sha256"])
+
+
+def check_digest(table: pa.Table, expected: str) -> None:
+    """`ValueError` unless the texts and their errors are those that the run was started with."""
+    texts, errors = (table.column(name).to_pylist() for name in ("seed", "error"))
+    rows = [list(row) for row in zip(texts, errors, strict=True)]
+    if hashlib.sha256(json.dumps(rows).encode()).hexdigest() != expected:
+        raise ValueError("its texts or their errors are not those that the run was started with")
+
+
+def usable(table: pa.Table, name: str) -> list[str]:
+    """A column of a table of seeds, without the rows that have an error."""
+    columns = (table.column(one).to_pylist() for one in (name, "error"))
+    return [value for value, error in zip(*columns, strict=True) if error is None]
 
 
 def slice_units(chain_ids: Sequence[str], unit_size: int) -> dict[str, list[str]]:

@@ -8,14 +8,15 @@ folder, about 150 bytes a row.
 """
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from types import TracebackType
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from pipelines.verify.layout import Receipt, Run, UnitName
+from pipelines.verify.layout import Beginning, Receipt, Run, UnitName
 from pipelines.verify.report import Finding
 from pipelines.verify.rules import FAULTS, STATES, TABLES
 
@@ -65,6 +66,15 @@ class Rows:
                 }
             ),
         )
+
+        self._insert("beginnings", "chain_id, 0, md5_number(seed)", seeds)
+
+    def add_beginnings(self, beginnings: Iterator[Beginning]) -> None:
+        """The rounds in which chains begin anew, each with its text."""
+        names = ("chain_id", "round_index", "seed")
+        while part := list(islice(beginnings, INSERT_ROWS)):
+            table = pa.table(dict(zip(names, map(list, zip(*part, strict=True)), strict=True)))
+            self._insert("beginnings", "chain_id, round_index, md5_number(seed)", table)
 
     def add_units(self, units: Iterable[UnitName]) -> None:
         """The base units, the replays that are planned, and any that has a receipt."""

@@ -14,6 +14,7 @@ from pipelines.verify.report import Kind
 TABLES = """
 create table chains (chain_id varchar, unit_id varchar, unit_index integer,
     seed uhugeint, is_bad boolean);
+create table beginnings (chain_id varchar, round_index integer, seed uhugeint);
 create table units (unit_id varchar, unit_index integer, generation integer, start_round integer);
 create table replayed (unit_id varchar, chain_id varchar);
 create table receipts (unit_id varchar, round_index integer, is_whole boolean, num_stopped bigint,
@@ -24,6 +25,12 @@ create table entries (unit_id varchar, round_index integer, is_pair boolean, cha
 """
 
 STATES = """
+-- Every row with the seed that is due: what its chain began with, or last began anew with.
+create view lines as
+    select e.*, b.seed as due,
+        not $is_loop or e.round_index = coalesce(b.round_index, 0) as is_first
+    from entries e asof left join beginnings b
+        on e.chain_id = b.chain_id and e.round_index >= b.round_index;
 create table members as
     select u.unit_id, c.chain_id from units u join chains c using (unit_id) where generation = 0
     union all
@@ -160,25 +167,23 @@ FAULTS: list[tuple[Kind, str, str]] = [
     ),
     (
         "lineage",
-        "rows with a seed that is not the seed table's",
-        """select e.unit_id, e.round_index, count(*), min(chain_id)
-        from entries e join chains c using (chain_id)
-        where e.seed is distinct from c.seed group by all""",
+        "rows with a seed that is not what their chain began with, or last began anew with",
+        """select unit_id, round_index, count(*), min(chain_id)
+        from lines where due is not null and seed is distinct from due group by all""",
     ),
     (
         "lineage",
-        "first rows with a parent, or whose prompt is not their seed",
-        """select e.unit_id, e.round_index, count(*), min(chain_id)
-        from entries e join chains c using (chain_id)
-        where (e.round_index = 0 or not $is_loop) and (e.parent_id is not null
-            or e.prompt is distinct from c.seed and not (e.prompt is null and e.stage = 'seed'))
+        "first rows, of chains that begin or begin anew, with a parent or a prompt that is not due",
+        """select unit_id, round_index, count(*), min(chain_id)
+        from lines where due is not null and is_first and (parent_id is not null
+            or prompt is distinct from due and not (prompt is null and stage = 'seed'))
         group by all""",
     ),
     (
         "lineage",
         "rows whose parent_id is not the pair of the round before",
-        """select unit_id, round_index, count(*), min(chain_id) from entries
-        where round_index > 0 and $is_loop
+        """select unit_id, round_index, count(*), min(chain_id) from lines
+        where not is_first
             and parent_id is distinct from format('{}-{:03d}', chain_id, round_index - 1)
         group by all""",
     ),
@@ -198,9 +203,9 @@ FAULTS: list[tuple[Kind, str, str]] = [
         "descriptions that are not the prompt of the row that was made from them",
         """with breaks as (
             select p.unit_id as parent_unit, e.unit_id, e.round_index, e.chain_id
-            from entries e join entries p
+            from lines e join entries p
                 on p.chain_id = e.chain_id and p.round_index = e.round_index - 1 and p.is_pair
-            where $is_loop and e.prompt is distinct from p.description)
+            where not e.is_first and e.prompt is distinct from p.description)
         select parent_unit, round_index - 1, count(*), min(chain_id) from breaks group by all
         union all
         select unit_id, round_index, count(*), min(chain_id) from breaks

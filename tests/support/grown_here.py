@@ -10,7 +10,7 @@ from typing import Any
 
 from actors.image_to_text import build_image_to_text
 from actors.text_to_image import build_text_to_image
-from pipelines.attempt import prepare
+from pipelines.attempt import fresh_of, prepare
 from pipelines.record import Recording, record_to
 from pipelines.stages import describe_with, draw_with
 from pipelines.synergy import SynergyConfig, constant_columns
@@ -40,7 +40,8 @@ def grow_here(config: SynergyConfig) -> list[str]:
     how = Recording(is_loop=config.is_loop, constants=constant_columns(config, attempt.models))
 
     async def grow() -> None:
-        rows = start_chains(unit, starts, config.is_loop, attempt.ledger).to_pylist()
+        fresh = fresh_of(attempt, starts)
+        rows = start_chains(unit, starts, config.is_loop, attempt.ledger, fresh=fresh).to_pylist()
         for r in range(config.num_rounds):
             for work in (
                 draw_with(generator, r, config.run_seed),

@@ -18,6 +18,7 @@ from actors.text_to_image import TextToImageConfig, build_text_to_image
 from cluster.dispatch import Poison
 from cluster.ledger import Ledger
 from pipelines.drift import StopConfig
+from pipelines.inject import Fresh
 from pipelines.record import Recording, record_to
 from pipelines.sources import RawSeed, to_seed_table
 from pipelines.stages import Stage, describe_with, draw_with, score_with, walk
@@ -49,7 +50,7 @@ class TaskPool:
 
 class Loop:
     """The loop over simulated engines; drawing the rows that `fails` names takes the process along,
-    and every description ends in `marker`."""
+    and every description ends in `marker`; chains begin anew as `fresh` has it."""
 
     def __init__(
         self,
@@ -57,8 +58,10 @@ class Loop:
         stop: StopConfig = STOPS,
         fails: Callable[[Row], bool] = lambda row: False,
         marker: str = "",
+        fresh: Fresh | None = None,
     ) -> None:
         self.ledger = ledger
+        self._fresh = fresh
         self.stop = stop
         self.drawn: list[Row] = []
         simulated = SimulatedConfig(load_s=0.0)
@@ -98,7 +101,9 @@ class Loop:
 
     def start(self, unit: Unit, starts: pa.Table) -> list[Row]:
         """The chains of a unit at the round that it is due at."""
-        return start_chains(unit, starts, True, self.ledger, has_memory=True).to_pylist()
+        return start_chains(
+            unit, starts, True, self.ledger, has_memory=True, fresh=self._fresh
+        ).to_pylist()
 
 
 def _say(rows: list[Row], marker: str) -> list[Row]:
