@@ -92,7 +92,12 @@ def test_what_is_tested_and_installed_by_make_is_at_the_floor(path: Path) -> Non
 
 
 def test_all_constraint_files_are_there() -> None:
-    assert [path.name for path in CONSTRAINTS] == ["cpu.txt", "gpu.txt", "vllm-cpu.txt"]
+    assert [path.name for path in CONSTRAINTS] == [
+        "cpu.txt",
+        "gpu.txt",
+        "vllm-cpu.txt",
+        "vllm-gpu.txt",
+    ]
 
 
 def test_cpus_and_gpus_get_the_same_versions_of_all_that_is_declared() -> None:

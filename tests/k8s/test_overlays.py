@@ -16,6 +16,7 @@ from k8s_render import (
     all_pods,
     cluster_spec,
     of_kind,
+    ray_pods,
     ray_resource,
     render,
 )
@@ -32,14 +33,19 @@ def test_an_overlay_renders_and_nothing_is_wrong_with_it(overlay: str) -> None:
     assert problems(render(K8S / "overlays" / overlay)) == []
 
 
+def _copy_with(folder: Path, old: str, new: str) -> None:
+    """k8s/ with some words of its files replaced."""
+    for path in [*K8S.rglob("*.yaml"), *K8S.rglob("*.json")]:
+        copy = folder / path.relative_to(K8S)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(path.read_text().replace(old, new))
+
+
 @pytest.mark.parametrize("cloud", COMPONENTS)
 @pytest.mark.parametrize("overlay", ["debug-profiling", "gpu-ondemand", "gpu-spot", "secure"])
 def test_an_overlay_may_be_of_another_cloud(overlay: str, cloud: str, tmp_path: Path) -> None:
     """The README says to change one line."""
-    for path in [*K8S.rglob("*.yaml"), *K8S.rglob("*.json")]:
-        copy = tmp_path / path.relative_to(K8S)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(path.read_text().replace("components/aws #", f"components/{cloud} #"))
+    _copy_with(tmp_path, "components/aws #", f"components/{cloud} #")
     manifests = render(tmp_path / "overlays" / overlay)
     assert problems(manifests) == []
     for account in of_kind(manifests, "ServiceAccount"):
@@ -48,6 +54,22 @@ def test_an_overlay_may_be_of_another_cloud(overlay: str, cloud: str, tmp_path: 
     if cloud == "azure":
         label = "azure.workload.identity/use"
         assert all(pod.labels.get(label) for pod in all_pods(manifests) if pod.part != "submitter")
+
+
+@pytest.mark.parametrize("overlay", ["gpu-ondemand", "gpu-spot"])
+def test_captioners_may_be_vllms(overlay: str, tmp_path: Path) -> None:
+    """As the component says: its line in the overlay, its keys in the command."""
+    kueue = "  - ../../components/kueue\n"
+    _copy_with(tmp_path, kueue, kueue.replace("kueue", "vllm") + kueue)
+    manifests = render(tmp_path / "overlays" / overlay)
+    text = (K8S / "components/vllm/kustomization.yaml").read_text()
+    (keys,) = re.findall(r"^#   (captioner\.backend=.*)$", text, re.MULTILINE)
+    ray_resource(manifests)["spec"]["entrypoint"] += f" {keys}"
+    assert problems(manifests) == []
+    names = {pod.name: pod.container["image"].rpartition("/")[2] for pod in ray_pods(manifests)}
+    assert {name for name, image in names.items() if image.startswith("vllm:")} == {
+        name for name in names if name.startswith("captioner-")
+    }
 
 
 def test_the_development_cluster_is_that_of_the_job() -> None:

@@ -24,7 +24,9 @@ DEVELOPMENT = (
     "pairloom run /app/conf/synergy_kuberay.yaml output=s3://b/x seeds.path=s3://b/seeds.txt"
 )
 CHANGING = re.compile(r"\$\(|`|\$\{?RANDOM|\bdate\b|\{\{")
-IMAGE = re.compile(r"[\w.:-]+/pairloom/(cpu|gpu)(:\d+\.\d+\.\d+(-debug)?|@sha256:[0-9a-f]{64})")
+IMAGE = re.compile(
+    r"[\w.:-]+/pairloom/(cpu|gpu|vllm)(:\d+\.\d+\.\d+(-debug)?|@sha256:[0-9a-f]{64})"
+)
 
 
 def entry_problems(manifests: list[Manifest]) -> list[Problem]:
@@ -78,9 +80,9 @@ def in_repository(path: str) -> Path:
 
 def _image_problems(manifests: list[Manifest]) -> Iterator[str]:
     for pod in all_pods(manifests):
-        for one in pod.spec["containers"]:
+        for one in pod.containers:
             if not IMAGE.fullmatch(one.get("image", "")):
-                yield f"{pod.name}: image {one.get('image')!r} is not pairloom/cpu|gpu:X.Y.Z"
+                yield f"{pod.name}: image {one.get('image')!r} is not pairloom/cpu|gpu|vllm:X.Y.Z"
     names = [pod.container.get("image", "").rpartition("/")[2] for pod in all_pods(manifests)]
     tags = {name.partition(":")[2] for name in names if "@" not in name}
     if len(tags) > 1:
