@@ -67,6 +67,9 @@ def test_the_demos_pods_grow_its_dataset_locked_down_and_on_the_ports_of_the_pol
     assert refused == set()
     assert ("cpu", "head", 6379) in pods.talk
     assert ("submitter", "head", 8265) in pods.talk
+    for name in ("head", "cpu"):  # as the kubelet does for KubeRay, of a Ray from 2.53 on
+        port = int(templates[name].group["rayStartParams"]["dashboard-agent-listen-port"])
+        assert pods.ask("submitter", name, port, "/api/healthz").startswith("200 ")
     status = Path(f"/proc/{pods.processes['head'].pid}/status").read_text()
     assert "NoNewPrivs:\t1" in status
     assert "CapBnd:\t0000000000000000" in status

@@ -1,12 +1,13 @@
 """k8s/README.md is true: its paths, arguments and targets exist, its table is the plan's."""
 
 import re
+import shlex
+from pathlib import Path
 
+import cli
 import pytest
-from k8s_entry import DEVELOPMENT, DOCKERFILE, config_of
+from k8s_entry import DOCKERFILE
 from k8s_render import K8S, OVERLAYS, ROOT
-
-from pipelines.overview import make_outlook, make_plan
 
 README = (K8S / "README.md").read_text()
 ROWS = re.findall(r"^\| (\d+) \+ (\d+) \| ([\d.]+) \| (\d+) \| (\d+) \|$", README, re.MULTILINE)
@@ -17,23 +18,31 @@ def test_the_table_has_rows() -> None:
     assert len(ROWS) == 5
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_a_row_of_the_sizing_table_is_what_the_plan_says(row: tuple[str, ...]) -> None:
-    words = f" pools.generator.num_replicas={row[0]} pools.captioner.num_replicas={row[1]}"
-    config = config_of(DEVELOPMENT + words)
-    plan = make_plan(config, NUM_SEEDS)
-    outlook = make_outlook(plan, config, ())
-    assert outlook is not None
-    assert plan.num_pairs == 100_000
-    rate = outlook.expected.pairs_per_s
-    said = (f"{rate:.3g}", str(round(rate * 86400)), str(round(outlook.gpu_hours)))
+@pytest.mark.parametrize("row", ROWS, ids="-".join)
+def test_a_row_of_the_sizing_table_is_what_its_command_says(
+    row: tuple[str, ...], tmp_path: Path
+) -> None:
+    (command,) = re.findall(r"^    pairloom (plan (?:.*\\\n)*.*)", README, re.MULTILINE)
+    for name, number in (("generator", row[0]), ("captioner", row[1])):
+        command = re.sub(rf"{name}\.num_replicas=\d+", f"{name}.num_replicas={number}", command)
+    seeds = tmp_path / "seeds.txt"
+    seeds.write_text("".join(f"scene number {index}\n" for index in range(NUM_SEEDS)))
+    words = shlex.split(command.replace("\\\n", " ").replace("=seeds.txt", f"={seeds}"))
+    done = cli.call(*words, "--json")
+    assert done.code == 0, done.err
+    outlook = done.totals["outlook"]
+    assert done.totals["num_pairs"] == 100_000
+    assert [pool["num_replicas"] for pool in done.totals["pools"]] == [int(row[0]), int(row[1])]
+    rate = outlook["expected"]["pairs_per_s"]
+    said = (f"{rate:.3g}", str(round(rate * 86400)), str(round(outlook["gpu_hours"])))
     assert said == row[2:]
+    assert outlook["cost"] == outlook["gpu_hours"]
 
 
 def test_paths_arguments_and_targets_of_the_readme_exist() -> None:
     for path in re.findall(r"(?:-k|-f) (k8s/[\w./-]+)", README):
         assert (ROOT / path).exists(), path
-    for path in re.findall(r"`((?:base|components|conf|tests)/[\w./-]+)`", README):
+    for path in re.findall(r"`((?:base|components|fetch|conf|tests)/[\w./-]+)`", README):
         assert (K8S / path).exists() or (ROOT / path).exists(), path
     arguments = set(re.findall(r"--build-arg (\w+)", README))
     assert arguments <= set(re.findall(r"^ARG (\w+)", DOCKERFILE.read_text(), re.MULTILINE))

@@ -107,6 +107,17 @@ class Pods:
                 ).stdout  # fmt: skip
                 self.talk |= _connections(seen, name, address, self.addresses)
 
+    def ask(self, client: str, server: str, port: int, path: str) -> str:
+        """What a pod answers another one that has no token: the code and the body."""
+        code = (
+            "import sys, urllib.request; answer = urllib.request.urlopen(sys.argv[1], timeout=10); "
+            "print(answer.status, answer.read().decode())"
+        )
+        url = f"http://{self.addresses[server]}:{port}{path}"
+        words = ["ip", "netns", "exec", f"pl-{client}", sys.executable, "-c", code, url]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        return (done.stdout or done.stderr).strip()
+
     def close(self) -> None:
         self._is_over.set()
         self._watcher.join(timeout=10)

@@ -22,12 +22,14 @@ from k8s_render import (
 
 from cluster.session import ENVIRONMENT
 
-SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|ACCESS_KEY|API_KEY|CREDENTIAL", re.IGNORECASE)
+SECRET_NAME = re.compile(
+    r"(TOKEN|SECRET|PASSWORD|ACCESS_KEY|API_KEY|CREDENTIAL)(?!\w*_(PATH|FILE)$)", re.IGNORECASE
+)
 SECRET_VALUE = re.compile(r"AKIA[0-9A-Z]{16}|hf_[A-Za-z]{20,}|-----BEGIN|ey[JK][\w-]{20,}\.")
 HOME = "/home/pairloom"
 # Paths that Ray and the libraries write to; the rest of a container is read-only.
 WRITTEN = {"head": ("/tmp", "/tmp/ray", "/dev/shm", HOME), "submitter": ("/tmp", HOME)}
-WRITTEN["worker"] = WRITTEN["head"]
+WRITTEN |= {"worker": WRITTEN["head"], "fetcher": WRITTEN["submitter"]}
 
 
 def pod_problems(manifests: list[Manifest]) -> list[Problem]:
@@ -71,7 +73,7 @@ def _security_problems(pod: PodTemplate, *, is_debug: bool) -> Iterator[str]:
     for volume in pod.spec.get("volumes", []):
         if "hostPath" in volume:
             yield f"volume {volume['name']} is a path of the host"
-    for one in [*pod.spec["containers"], *pod.spec.get("initContainers", [])]:
+    for one in pod.containers:
         yield from _container_problems(one, {"SYS_PTRACE"} if is_debug else set())
 
 
@@ -115,24 +117,25 @@ def _volume_problems(pod: PodTemplate, manifests: list[Manifest]) -> Iterator[st
         if claim and claim not in claims:
             yield f"volume {name}: no claim {claim!r} is among the manifests"
     models = mounts.get("/models")
-    if models and not models.get("readOnly"):
+    if models and not models.get("readOnly") and pod.part != "fetcher":
         yield "the mirror of the models is writable"
     if pod.env().get("HOME") != HOME:
         yield f"HOME is not {HOME}"
 
 
 def _resource_problems(pod: PodTemplate) -> Iterator[str]:
-    resources = pod.container.get("resources", {})
-    for name in ("cpu", "memory"):
-        limit = resources.get("limits", {}).get(name)
-        if limit is None or limit != resources.get("requests", {}).get(name):
-            yield f"{name}: the limit is what Ray counts with, the request must be as much"
-    if resources.get("limits", {}).get(GPU) != resources.get("requests", {}).get(GPU):
-        yield f"{GPU}: limit and request differ"
+    for container in pod.containers:
+        resources = container.get("resources", {})
+        for name in ("cpu", "memory"):
+            limit = resources.get("limits", {}).get(name)
+            if limit is None or limit != resources.get("requests", {}).get(name):
+                yield f"{name}: the limit is what Ray counts with, the request must be as much"
+        if resources.get("limits", {}).get(GPU) != resources.get("requests", {}).get(GPU):
+            yield f"{GPU}: limit and request differ"
 
 
 def _secret_problems(pod: PodTemplate) -> Iterator[str]:
-    for one in pod.container.get("env", []):
+    for one in (each for container in pod.containers for each in container.get("env", [])):
         value = one.get("value", "")
         if value and (SECRET_NAME.search(one["name"]) or SECRET_VALUE.search(value)):
             yield f"variable {one['name']} has its secret written down: use valueFrom"
@@ -178,7 +181,6 @@ def _placement_problems(pod: PodTemplate) -> Iterator[str]:
     is_head_idle = pod.group.get("rayStartParams", {}).get("num-cpus") == "0"
     if pod.part == "head" and not is_head_idle:
         yield "work could be put on the head: num-cpus must be 0"
-    if not pod.limit(GPU) and pod.container.get("image", "").rpartition("/")[2].startswith("gpu"):
-        yield "the GPU image without a GPU"
-    if pod.limit(GPU) and not pod.container.get("image", "").rpartition("/")[2].startswith("gpu"):
-        yield "a GPU without the GPU image"
+    image = pod.container.get("image", "").rpartition("/")[2]
+    if bool(pod.limit(GPU)) != image.startswith(("gpu", "vllm")):
+        yield f"{pod.limit(GPU)} GPUs and the image {image}"

@@ -37,10 +37,10 @@ class Problem(NamedTuple):
 class PodTemplate:
     """One pod template of a job or cluster, with what is said of it around it."""
 
-    name: str  # head, submitter, or the group's name
-    part: str  # head, worker, submitter: its label
+    name: str  # head, submitter, or the name of its group or Job
+    part: str  # head, worker, submitter, fetcher: its label
     template: Manifest
-    group: Manifest  # the group it stands in; empty for the submitter
+    group: Manifest  # the group it stands in, if in one
 
     @property
     def spec(self) -> Manifest:
@@ -49,6 +49,10 @@ class PodTemplate:
     @property
     def container(self) -> Manifest:
         return self.spec["containers"][0]
+
+    @property
+    def containers(self) -> list[Manifest]:
+        return [*self.spec.get("initContainers", []), *self.spec["containers"]]
 
     @property
     def labels(self) -> dict[str, str]:
@@ -112,6 +116,10 @@ def all_pods(manifests: list[Manifest]) -> list[PodTemplate]:
     template = ray_resource(manifests)["spec"].get("submitterPodTemplate")
     if template:
         pods.append(PodTemplate(name="submitter", part="submitter", template=template, group={}))
+    for job in of_kind(manifests, "Job"):
+        name, template = job["metadata"]["name"], job["spec"]["template"]
+        part = name.removeprefix("pairloom-") + "er"
+        pods.append(PodTemplate(name=name, part=part, template=template, group={}))
     return pods
 
 
