@@ -17,6 +17,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 OVERLAYS = ("cpu-demo", "debug-profiling", "gpu-ondemand", "gpu-spot", "secure")
+JOBS = {"pairloom-fetch": "fetcher"}  # beside Ray's own, with their parts
 GPU = "nvidia.com/gpu"
 SUFFIXES = {
     "": 1, "m": Decimal("0.001"), "k": 10**3, "M": 10**6, "G": 10**9,
@@ -118,8 +119,7 @@ def all_pods(manifests: list[Manifest]) -> list[PodTemplate]:
         pods.append(PodTemplate(name="submitter", part="submitter", template=template, group={}))
     for job in of_kind(manifests, "Job"):
         name, template = job["metadata"]["name"], job["spec"]["template"]
-        part = name.removeprefix("pairloom-") + "er"
-        pods.append(PodTemplate(name=name, part=part, template=template, group={}))
+        pods.append(PodTemplate(name=name, part=JOBS[name], template=template, group={}))
     return pods
 
 
