@@ -76,7 +76,7 @@ def fetch(
         logger.info("%s is %s now: name that commit to get the same again", model, pinned)
     there = read_mirror(dest)
     if there is not None:
-        return _check_there(there, listing, dest, config)
+        return _check_there(there, listing, dest, config, _needed(source, listing, config))
     choose.check_listing(listing.files)
     destination = open_destination(dest)
     try:
@@ -119,15 +119,25 @@ def _open_source(model: str, endpoint: str | None) -> Source:
     return HubSource(repo, revision or None, endpoint)
 
 
-def _check_there(there: Manifest, listing: Listing, dest: str, config: FetchConfig) -> Fetched:
+def _check_there(
+    there: Manifest, listing: Listing, dest: str, config: FetchConfig, needed: str
+) -> Fetched:
     is_same = (there.repo, there.commit) == (listing.repo, listing.commit)
-    lone = [file.path for file in there.files if file.path == config.weights]
-    if not is_same or (config.weights and not lone) or there.variant != _variant(listing, config):
+    has_it = not needed or needed in {file.path for file in there.files}
+    if not (is_same and has_it) or there.variant != _variant(listing, config):
         raise ValueError(
-            f"{dest!r} holds {there.repo}@{there.commit} {there.variant}: another model, commit or "
-            "variant needs a place of its own"
+            f"{dest!r} holds {there.repo}@{there.commit} {there.variant}: another model, commit, "
+            "variant or file needs a place of its own"
         )
     return _to_fetched(dest, there, {}, is_new=False)
+
+
+def _needed(source: Source, listing: Listing, config: FetchConfig) -> str:
+    """The file that a mirror has if it is of what is asked for; empty where any is: a mirror of a
+    mirror. One file of weights is not the model that it lies beside."""
+    if config.weights or isinstance(source, MirrorSource):
+        return config.weights
+    return choose.find_entry(listing.repo, listing.files).path
 
 
 def _variant(listing: Listing, config: FetchConfig) -> str:

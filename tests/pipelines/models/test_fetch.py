@@ -134,6 +134,15 @@ def test_of_many_weights_one_is_fetched_by_name(hub: Hub, tmp_path: Path) -> Non
         _fetch(hub, tmp_path / "other", weights="lora.safetensors")
 
 
+def test_one_file_of_weights_is_not_taken_for_its_model(hub: Hub, tmp_path: Path) -> None:
+    hub.repos["owner/name"] = _model()
+    _fetch(hub, tmp_path / "m", weights=WEIGHTS)
+    with pytest.raises(ValueError, match="variant or file needs a place of its own"):
+        _fetch(hub, tmp_path / "m")
+    assert not _fetch(hub, tmp_path / "m", weights=WEIGHTS).is_new
+    assert not fetch(str(tmp_path / "m"), str(tmp_path / "m")).is_new
+
+
 def test_shards_come_with_their_index_and_not_with_that_of_pickles(
     hub: Hub, tmp_path: Path
 ) -> None:
@@ -371,6 +380,8 @@ def test_a_mirror_in_a_bucket_and_from_it_to_a_node(
     store = open_store(uri)
     assert store.read(WEIGHTS) == repo.files[WEIGHTS]
     assert not [key for key in store.list() if key.startswith("_fetched")]
+    store.put(f"_fetched/{WEIGHTS}.json", b"{}")  # killed between its manifest and its last delete
+    assert exit_code(verify(uri)) == 0
     again = fetch(uri, str(tmp_path / "node"))
     assert (again.digest, again.commit) == (fetched.digest, repo.commit)
     assert read_manifest(tmp_path / "node") is not None
