@@ -3,7 +3,7 @@
 Pure: numbers in, markup out. Colours are classes of gallery.css, so that light and dark hold for
 them too; no script, no style attribute, nothing loaded.
 
-Limits: values of 0 or more; labels of bars are thinned out to a dozen.
+Limits: values of 0 or more; labels are thinned out to eight: on a phone they are larger.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from math import ceil, log10
 WIDTH, HEIGHT = 640, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 10, 34
 _PLOT_WIDTH, _PLOT_HEIGHT = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
-NUM_LABELS = 12
+NUM_LABELS = 8
 
 
 def bars(name: str, values: Sequence[float], labels: Sequence[str], axis: str) -> str:

@@ -54,8 +54,9 @@ def show_foresight(overview: Overview) -> str:
     name = f"The end as it was foreseen, in {unit} after the begin"
     rows = [[span(at), span(left), span(at + left)] for at, left in last.values()]
     return (
-        "<h3>ETA</h3><p>When the run was foreseen to end, reckoned at every commit as its display "
-        "does: from the rows of the last minutes. A forecast that holds is a level line.</p>"
+        f"<h3>ETA</h3><p>When the run was foreseen to end, in {unit} after its begin, reckoned at "
+        "every commit as its display does: from the rows of the last minutes. A forecast that "
+        "holds is a level line.</p>"
         + quartile_lines(name, lines, labels, "since the begin")
         + folded(table(name, ["at", "left", "end"], rows))
     )

@@ -53,6 +53,7 @@ def make_head(overview: Overview, segments: list[str]) -> dict[str, Any]:
         "status": sums.get("status", {}),
         "turned": sums.get("turned", {}),
         "codes": sums.get("codes", {}),
+        "seed_recall": _seed_recall(sums, record["num_rounds"]),
         "scores": list(sums.get("scores", {})),
         "score_scale": SCORE_SCALE,
         "kept_from": overview.config.kept_from,
@@ -66,3 +67,10 @@ def make_head(overview: Overview, segments: list[str]) -> dict[str, Any]:
         "max_word_chars": MAX_WORD_CHARS,
         "id_chars": ID_CHARS,
     }
+
+
+def _seed_recall(sums: Sums, num_rounds: int) -> list[float | None]:
+    """Of what the seeds say, the share that is still said, by round; empty without an oracle."""
+    rounds: dict[str, dict[str, int]] = sums.get("truth", {}).get("seed_recall", {})
+    found = [rounds.get(str(index)) for index in range(num_rounds)] if rounds else []
+    return [round(one["right"] / one["total"], 4) if one else None for one in found]

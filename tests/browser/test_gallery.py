@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from chromium import AXE, console_errors, open_page, set_screen, wait_until
+from scene_run import SceneRun
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
@@ -68,6 +69,22 @@ def test_it_says_at_once_which_round_lost_the_meaning_and_why(driver: Any, galle
         ["tiny green star", "yellow cross"],
         ["large red circle", "blue square"],
     )
+
+
+def test_the_headline_names_the_round_that_lost_most(driver: Any, tmp_path: Path) -> None:
+    def headline(name: str, kind: type[StoryRun] | type[SceneRun], num_seeds: int) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        kind(folder=folder, num_seeds=num_seeds).write_all()
+        build_gallery(str(folder), None, GalleryConfig())
+        open_page(driver, folder / "gallery" / "index.html")
+        return one_of(driver, "#headline").text
+
+    # One is kept, one lost in round 1, one drifted in round 2.
+    assert headline("stories", StoryRun, 3).endswith("Most meaning went in round 1.")
+    told = headline("scenes", SceneRun, 6)
+    assert "the oracle still hears 100% in round 0 and 50% in round 2" in told
+    assert told.endswith("most of it went in round 2.")
 
 
 def test_every_picture_is_drawn_and_has_a_text(driver: Any, gallery: Path) -> None:

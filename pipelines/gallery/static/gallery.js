@@ -27,10 +27,29 @@
   const headline = () => {
     const kept = head.status.kept || 0;
     const parts = STATUSES.filter((one) => one !== "kept" && head.status[one]).map((one) => `${head.status[one].toLocaleString("en")} ${one === "failed" ? "broke off" : one === "lost" ? "lost it" : "drifted"}`);
-    const turned = [...Array(head.num_rounds).keys()].map((r) => [turnedIn(r, ["lost", "drifted"]), -r]);
-    const [most, round] = turned.reduce((a, b) => (b[0] > a[0] ? b : a), [0, 0]);
     const told = `${plural(head.num_pairs, "pair")} of ${plural(head.num_chains, "chain")} over ${plural(head.num_rounds, "round")}. ${kept.toLocaleString("en")} kept the meaning of their seed${parts.length ? `, ${parts.join(", ")}` : ""}.`;
-    return most ? `${told} Most meaning went in round ${-round}.` : told;
+    return `${told}${whatTheOracleSays() ?? whatTurned()}`;
+  };
+
+  // Without those that were drifted in round 0: there word overlap takes other words for a loss.
+  const whatTurned = () => {
+    const isSure = (r) => r > 0 || head.mode !== "loop";
+    const turned = [...Array(head.num_rounds).keys()].map((r) => [turnedIn(r, isSure(r) ? ["lost", "drifted"] : ["lost"]), turnedIn(r, ["lost"]), r]);
+    const [most, , round] = turned.reduce((a, b) => (b[0] > a[0] || (b[0] === a[0] && b[1] > a[1]) ? b : a));
+    return most ? ` Most meaning went in round ${round}.` : "";
+  };
+
+  // Of the embedded world: how much of what the seeds say the descriptions still say.
+  const whatTheOracleSays = () => {
+    const rounds = (head.seed_recall || []).map((share, r) => ({ share, r })).filter((one) => one.share !== null);
+    if (head.mode !== "loop" || rounds.length < 2) {
+      return null;
+    }
+    const percent = (one) => `${Math.round(100 * one.share)}% in round ${one.r}`;
+    const falls = rounds.map((one, at) => [(at ? rounds[at - 1].share : 1) - one.share, one.r]);
+    const [most, round] = falls.reduce((a, b) => (b[0] > a[0] ? b : a));
+    const told = ` Of what the seeds say, the oracle still hears ${percent(rounds[0])} and ${percent(rounds[rounds.length - 1])}`;
+    return most > 0 ? `${told}; most of it went in round ${round}.` : `${told}.`;
   };
 
   const filterButton = (className, field, value, ...children) => {

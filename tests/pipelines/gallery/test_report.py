@@ -21,6 +21,7 @@ from pipelines.filters import FilterConfig, filter_run
 from pipelines.gallery import GalleryConfig, build_gallery
 from pipelines.gallery.charts import bars, nice_top, table
 from pipelines.gallery.report_meaning import quantile
+from pipelines.gallery.site import Site
 
 
 @pytest.fixture
@@ -198,6 +199,9 @@ def test_truth_is_told_of_runs_of_the_embedded_world_alone(tmp_path: Path) -> No
     assert found[0][1:3] == ["1.000 +-0.000", "1.000 +-0.000"]
     expected = measure_rounds(run.pairs)
     assert float(found[2][4][:5]) == round(expected[2].rates["seed_recall"].value, 3) < 1
+    head = Site(run.folder.parent / "gallery").get("head")
+    assert head is not None
+    assert head["seed_recall"] == [1.0, 1.0, round(expected[2].rates["seed_recall"].value, 4)]
     few = rows_of(report(run, num_truth_chains=2), "Truth of the descriptions, by round")
     assert {row[5] for row in few} == {"2"}
     other = StoryRun(folder=_folder(run, "other")).write_all()
