@@ -21,7 +21,7 @@ class PublishConfig:
 
     # parquet: rows with their pictures. webdataset: tar files of <pair_id>.png, .txt, .json.
     # llava: pictures, and lists of conversations as LLaVA's trainer reads them. folder: pictures,
-    # and metadata.jsonl as the `imagefolder` loader of `datasets` reads it
+    # and metadata.jsonl as the `imagefolder` loader of `datasets` reads it, without the vectors
     format: Literal["parquet", "webdataset", "llava", "folder"] = "parquet"
     shard_bytes: int = 256 << 20  # of a Parquet or tar file, about
     rows_a_group: int = 100  # of a Parquet row group: the hub's viewer reads one whole

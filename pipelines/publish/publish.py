@@ -37,7 +37,7 @@ from pipelines.publish.destination import CARD_KEY, Destination, FileEntry
 from pipelines.publish.facts import FACT_COLUMNS, gather_facts
 from pipelines.publish.plan import Plan, plan_parts
 from pipelines.publish.schema import published_schema
-from pipelines.publish.write import Job, write_pairs
+from pipelines.publish.write import Job, published_columns, write_pairs
 from pipelines.status import is_finished
 
 DROPPED_KEY = "dropped.parquet"
@@ -108,7 +108,7 @@ def _write(
     if config.filter.asked:
         entries.append(_write_dropped(judged, config, place))
     entries.append(place.put(EXAMPLE_KEY, draw_example(facts)))
-    card = write_card(facts, plan, config, schema.names)
+    card = write_card(facts, plan, config, published_columns(schema, config))
     entries.append(place.put(CARD_KEY, card.encode()))
     return place.finish(_head(run, receipts, judged, plan, config), entries)
 

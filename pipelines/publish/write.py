@@ -35,6 +35,7 @@ from pipelines.publish.schema import conform
 from pipelines.publish.tar import TarPart
 
 NUM_AHEAD = 3
+VECTOR_TYPE = pa.list_(pa.float32())
 # Pictures that are put at a time: each waits for a disk or a network.
 NUM_WRITERS = 16
 
@@ -65,6 +66,13 @@ class Job:
         start, end = np.searchsorted(self.plan.file_of, [file, file + 1])
         rows = np.arange(start, end)
         return rows[self.plan.part_of[rows] >= 0]
+
+
+def published_columns(schema: pa.Schema, config: PublishConfig) -> list[str]:
+    """The columns that the form of a publish has."""
+    # As texts 768 numbers are 16 kB, and a list of a split is written, and read, all at once.
+    is_bare = config.format == "folder"
+    return [one.name for one in schema if not (is_bare and one.type == VECTOR_TYPE)]
 
 
 def write_pairs(job: Job) -> list[FileEntry]:
@@ -162,7 +170,9 @@ def _line(job: Job, row: Row) -> str:
     if job.config.format == "llava":
         return to_json(llava_record(row, f"images/{_image_name(row)}"))
     # Without the split's name: `imagefolder` looks beside its metadata.
-    return to_json({"file_name": _image_name(row), **plain_row(row)})
+    plain, names = plain_row(row), published_columns(job.schema, job.config)
+    told = {name: plain[name] for name in names if name in plain}
+    return to_json({"file_name": _image_name(row), **told})
 
 
 def _list_of(job: Job, split: str, lines: list[str]) -> tuple[str, bytes]:

@@ -163,6 +163,19 @@ def test_imagefolder_reads_the_folder(scored: RunWriter, tmp_path: Path) -> None
             assert row["description"].startswith("what ")
 
 
+def test_vectors_are_left_out_of_the_list_of_a_folder(run: RunWriter, tmp_path: Path) -> None:
+    """A list is in memory whole: two vectors of 768 numbers are 32 kB a pair as texts."""
+    vector = pa.field("image_embedding", pa.list_(pa.float32()))
+    add_columns(run.folder, [vector], lambda row: {vector.name: [0.1] * 768})
+    publish_run(run, tmp_path / "out", "format=folder")
+    lines = (tmp_path / "out/train/metadata.jsonl").read_text().splitlines()
+    assert max(map(len, lines)) < 2000
+    assert all(vector.name not in json.loads(line) for line in lines)
+    assert f"| `{vector.name}` |" not in (tmp_path / "out/README.md").read_text()
+    publish_run(run, tmp_path / "tar", "format=webdataset")
+    assert f"| `{vector.name}` |" in (tmp_path / "tar/README.md").read_text()
+
+
 def test_llava_has_ids_pictures_and_conversations_in_the_trainers_form(
     run: RunWriter, tmp_path: Path
 ) -> None:
