@@ -4,7 +4,7 @@ A pure function of the description, the instruction and a config. Unlike `text_r
 refuses what another model might obey, these are faults of style and content that a filter may want
 to leave out (`forbidden_flags`) and another may want to count.
 
-Measured on `tests/actors/hygiene_set.jsonl`, which was written before the rules (README).
+Measured on `tests/actors/hygiene_set.jsonl`, which was written before the rules.
 Limits: `wrong_language` tells English from other languages by script and by the commonest words of
 either, so it says nothing of a few words without any; `hedging` and most of `instruction_echo` are
 English patterns. Any other `language` than English has no word list: only its script is judged.

@@ -66,7 +66,7 @@ SCORE_COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("score_s", pa.float64(), "the scores' share of their batch, seconds"),
 ]
 
-# (name, type, meaning): the README's table is this list; a test holds the two together.
+# (name, type, meaning): the table in pipelines/README.md is this list; a test holds them together.
 PAIR_COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("pair_id", pa.string(), "unique: `<chain_id>-<round_index>`"),
     (

@@ -52,7 +52,7 @@ class TextToImageConfig:
     # replica's device: name one if a run may go on elsewhere. The VAE has its own: sdxl.vae_dtype
     dtype: str = "auto"
     device: str = "auto"  # auto: the GPU if torch sees one, else the CPU
-    # png and webp_lossless keep every bit, jpeg and webp are smaller; the README has a table
+    # png and webp_lossless keep every bit, jpeg and webp are smaller: table in pipelines/README.md
     image_format: str = "png"
     image_quality: int = 95  # 1 to 100, for jpeg and webp
     # 0 is fast; png and webp_lossless up to 9, webp up to 6: fewer bytes for far more time

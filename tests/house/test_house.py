@@ -1,4 +1,4 @@
-"""The house itself: configs load, the README is true, imports stay where they belong."""
+"""The house itself: configs load, imports stay where they belong, files stay small."""
 
 import ast
 import re
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from actors.records import DEAD_LETTER_COLUMNS, PAIR_COLUMNS
 from cluster import config as config_files
 from pipelines.synergy import SynergyConfig
 
@@ -79,9 +78,10 @@ def test_frameworks_are_imported_only_where_an_engine_is_built(path: Path) -> No
 def test_ray_is_imported_only_in_named_modules(path: Path) -> None:
     place = path.relative_to(ROOT)
     is_allowed = place.parts[0] == "pipelines" or str(place) in {
-        f"cluster/{name}.py" for name in ("session", "pool", "telemetry", "metrics")
+        f"cluster/{name}.py" for name in ("session", "pool", "telemetry", "metrics", "visible")
     }
-    words = re.search(r"^\s*(import|from) ray\b", path.read_text(), re.MULTILINE)
+    ways = r"^\s*(import|from) ray\b|import_module\(\W*ray\b"
+    words = re.search(ways, path.read_text(), re.MULTILINE)
     assert is_allowed or not words
 
 
@@ -91,16 +91,3 @@ def test_importing_the_tasks_and_the_command_line_imports_no_framework() -> None
         f"bad = {FRAMEWORKS!r} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
-def test_the_readme_lists_every_column_and_only_existing_paths() -> None:
-    readme = (ROOT / "README.md").read_text()
-    for name, _, meaning in PAIR_COLUMNS + DEAD_LETTER_COLUMNS:
-        assert f"| `{name}` | {meaning} |" in readme, name
-    for path in re.findall(r"`((?:conf|cluster|actors|pipelines|tests)/[\w./-]+)`", readme):
-        assert (ROOT / path).exists(), path
-
-
-def test_the_readme_names_make_targets_that_exist() -> None:
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"`make ([\w-]+)`", (ROOT / "README.md").read_text())) <= targets
