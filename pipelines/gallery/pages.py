@@ -27,7 +27,7 @@ Page = dict[str, Any]
 _PAIR_TEXTS = ["chain_id", "seed", "prompt", "is_prompt_truncated", "image", "description"]
 _MODELS = ("generator", "captioner", "scorer")
 _RNG_SEEDS = ("rng_seed_draw", "rng_seed_describe")
-VERBS = ("draw", "describe", "score")
+VERBS: tuple[str, ...] = ("draw", "describe", "score")
 _SECONDS = tuple(f"{verb}_s" for verb in VERBS)
 # Columns that a run may have or not.
 _LATER = ["caption_flags", "stop_reason"]
