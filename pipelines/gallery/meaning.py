@@ -157,17 +157,17 @@ def _judge(
         status=status,
         turning=turning,
         kept=kept,
-        head=_head(status, turning, rounds, is_loop=is_loop),
+        head=_head(status, turning, rounds, is_beginning=is_loop and worst == 0),
         why=". ".join(part for part in ["; ".join([told[0], *facts]), *told[1:], last] if part),
         codes=codes,
     )
 
 
-def _head(status: Status, turning: int, rounds: str, *, is_loop: bool) -> str:
+def _head(status: Status, turning: int, rounds: str, *, is_beginning: bool) -> str:
     if status == "kept":
         return f"Meaning kept over {rounds}"
-    if status == "drifted" and turning == 0 and is_loop:
-        return "Reworded or drifted in round 0"  # word overlap cannot tell the one from the other
+    if status == "drifted" and is_beginning:  # word overlap cannot tell the one from the other
+        return f"Reworded or drifted in round {turning}"
     return f"Meaning {status} in round {turning}"
 
 

@@ -105,6 +105,9 @@ def test_a_chain_that_began_anew_is_as_good_as_its_worst_stretch() -> None:
     assert found.kept == [1.0, 0.0, 1.0, 1.0]
     assert found.why.endswith("It began anew once, with a fresh description")
     assert worst([second]) == second
+    shorter = [{"round_index": 2, "text": "a large red circle above a small blue thing"}]
+    reworded = judge(SEED, shorter, None, kept_from=0.99, lost_below=0.5)
+    assert reworded.head == "Reworded or drifted in round 2"
 
 
 def test_in_resample_each_round_stands_for_itself() -> None:
