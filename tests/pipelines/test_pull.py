@@ -39,18 +39,20 @@ def test_a_board_that_does_not_answer_ends_no_grace_time() -> None:
     wait_for(lambda: is_under_way((), board))
 
 
-class _Busy:
-    """A dispatcher that is there and has no time to answer."""
-
-    async def stats(self) -> None:
-        await asyncio.sleep(600)
-
-
 @pytest.mark.usefixtures("local_ray")
 def test_a_pool_that_does_not_answer_in_time_ends_no_run_and_may_be_at_work() -> None:
     """Whoever watches pools asks them every few seconds; one late answer ended the run."""
+
+    class Busy:  # nested, so that it travels by value
+        async def stats(self) -> None:
+            await asyncio.sleep(600)
+
+        async def is_there(self) -> bool:
+            return True
+
     board = start_board()
-    actor: Any = ray.remote(_Busy).options(num_cpus=0).remote()
+    actor: Any = ray.remote(Busy).options(num_cpus=0).remote()
+    assert ray.get(actor.is_there.remote(), timeout=60)
     pool = Pool(name="generator", config=PoolConfig(), _dispatcher=actor)
     try:
         assert stats_of(pool, 0.2) is None
