@@ -213,9 +213,15 @@ def _check_compiler(mode: str) -> None:
 def _cache_folder(path: str) -> Path:
     folder = Path(path).expanduser().absolute()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if folder.stat().st_mode & 0o002:
+    found = folder.stat()
+    if found.st_mode & 0o002:
         raise ValueError(
             f"field 'compile_cache' is {path!r}: anyone may write there, and what lies there is "
             f"run; chmod o-w {str(folder)!r}"
+        )
+    if found.st_uid not in (os.getuid(), 0):  # a mounted volume is root's
+        raise ValueError(
+            f"field 'compile_cache' is {path!r}: the folder is that of the user with the id "
+            f"{found.st_uid}, and what lies there is run; take one of your own"
         )
     return folder

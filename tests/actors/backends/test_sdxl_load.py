@@ -106,6 +106,14 @@ def test_a_cache_that_anyone_may_write_to_is_refused(pipe: Any, tmp_path: Path) 
         prepare_pipes(SdxlPipes(base=pipe), config, 4)
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives a folder away")
+def test_a_cache_that_another_user_has_filled_is_refused(pipe: Any, tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    config = SdxlConfig(compile="full", compile_cache=str(tmp_path))
+    with pytest.raises(ValueError, match="the user with the id 65534"):
+        prepare_pipes(SdxlPipes(base=pipe), config, 4)
+
+
 def test_fp8_reaches_the_linear_layers_of_the_blocks(
     pipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
