@@ -87,8 +87,9 @@ def start_chains(
     before = _committed(unit, ledger, has_memory) if unit.next_round > unit.first_round else None
     rows = starts.slice(unit.offset, unit.num_chains).to_pylist()
     chains = [_start_chain(unit, row, before, is_loop) for row in rows]
-    for chain in chains if fresh is not None else ():
-        chain["fresh"] = None if chain["error"] else fresh.of_chain(chain["chain_id"])
+    if fresh is not None:
+        for chain in chains:
+            chain["fresh"] = None if chain["error"] else fresh.of_chain(chain["chain_id"])
     if has_memory and unit.next_round:
         names = {row["chain_id"] for row in rows}
         past = read_past(ledger, unit.unit_id, names, unit.next_round)
