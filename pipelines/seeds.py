@@ -13,7 +13,6 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +22,7 @@ from actors.records import SEED_SCHEMA, Row, derive_chain_ids
 from actors.text_rules import TEXT_RULES_ID
 from cluster.errors import PairloomError
 from cluster.pool import Poison
+from cluster.receipts import installed
 from cluster.shards import encode_shard
 from cluster.storage import Store
 from pipelines.author import Ask, AuthorConfig, Written, write_batch
@@ -61,7 +61,7 @@ def _origin(config: SeedsConfig, run_seed: int, data: bytes) -> bytes:
     assert config.path is not None
     rules = TEXT_RULES_ID if config.has_text_rules else ""
     how = [config.path.rpartition("/")[2], config.column, config.limit, config.max_chars, rules]
-    words = json.dumps([version("pairloom"), *how, run_seed]).encode()
+    words = json.dumps([installed(["pairloom"]).get("pairloom"), *how, run_seed]).encode()
     return hashlib.sha256(words + data).hexdigest().encode()
 
 
