@@ -2,17 +2,17 @@
 
 Packages that a metric is made with are no witness of it: BLEU-4 (nltk) is held against sacrebleu
 and the formula of Chen and Cherry, sacrebleu against nltk, ROUGE-L against a table of dynamic
-programming, BERTScore against transformers alone.
+programming, BERTScore against transformers alone (tests/support/text_formulas.py; on random
+captions: tests/claims/text_metrics.py).
 """
 
-import math
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from text_formulas import BertRecallFormula, bleu4_formula, rouge_l_formula, write_encoder
 
 from pipelines.evaluation.config import BertScoreConfig
 from pipelines.evaluation.text import BertScore, Meteor, bleu4, corpus_bleu, load_metrics, rouge_l
@@ -32,44 +32,13 @@ WORDS = st.lists(st.sampled_from(["a", "red", "Red", "star", "on"]), min_size=2,
 PAIRS = st.tuples(WORDS.map(" ".join), WORDS.map(" ".join))
 
 
-def _grams(words: list[str], n: int) -> Counter[tuple[str, ...]]:
-    return Counter(tuple(words[at : at + n]) for at in range(len(words) - n + 1))
-
-
-def _bleu4(pred: str, ref: str) -> float:
-    """Papineni et al. 2002 with smoothing 4 of Chen and Cherry 2014 (k = 5)."""
-    hyp, words = pred.split(), ref.split()
-    logs, num_empty = 0.0, 0
-    for n in range(1, 5):
-        matches = (_grams(hyp, n) & _grams(words, n)).total()
-        if n == 1 and not matches:
-            return 0.0
-        right = float(matches)
-        if not matches:
-            num_empty += 1
-            right = math.log(len(hyp)) / (2**num_empty * 5)
-        logs += math.log(right / max(1, len(hyp) - n + 1)) / 4
-    return math.exp(min(0.0, 1 - len(words) / len(hyp)) + logs)
-
-
-def _rouge_l(pred: str, ref: str) -> float:
-    hyp, words = pred.lower().split(), ref.lower().split()
-    table = [[0] * (len(words) + 1) for _ in range(len(hyp) + 1)]
-    for i, one in enumerate(hyp):
-        for j, other in enumerate(words):
-            same = table[i][j] + 1
-            table[i + 1][j + 1] = same if one == other else max(table[i][j + 1], table[i + 1][j])
-    longest = table[-1][-1]
-    return 2 * longest / (len(hyp) + len(words))  # = 2PR / (P + R)
-
-
 # The first example waits for nltk and rouge-score to be imported, on a busy machine for long.
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(PAIRS, min_size=1, max_size=3))
 def test_bleu4_and_rouge_l_are_their_formulas(texts: list[tuple[str, str]]) -> None:
     preds, refs = [pred for pred, _ in texts], [ref for _, ref in texts]
-    assert bleu4(preds, refs) == NEAR([_bleu4(*pair) for pair in texts], abs=1e-6)
-    assert rouge_l(preds, refs) == NEAR([_rouge_l(*pair) for pair in texts], abs=1e-6)
+    assert bleu4(preds, refs) == NEAR([bleu4_formula(*pair) for pair in texts], abs=1e-6)
+    assert rouge_l(preds, refs) == NEAR([rouge_l_formula(*pair) for pair in texts], abs=1e-6)
 
 
 def test_where_nothing_is_smoothed_bleu4_is_that_of_sacrebleu() -> None:
@@ -133,50 +102,13 @@ def _write_wordnet(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of toy width with random weights and a real tokenizer."""
-    import torch
-    from transformers import BertConfig, BertModel, BertTokenizer
-
-    folder = tmp_path_factory.mktemp("encoder")
-    words = sorted({word.lower() for text in PREDS + REFS for word in text.split()})
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary))
-    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
-    (folder / "vocab.txt").unlink(missing_ok=True)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=64,
-    )
-    BertModel(config).eval().save_pretrained(folder)
-    return folder
-
-
-def _bert_recall(folder: Path, num_layers: int, pred: str, ref: str) -> float:
-    """Zhang et al. 2020, equation 1, without idf: each word of the reference, its nearest."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    model: Any = AutoModel.from_pretrained(folder).eval()
-
-    def embed(text: str) -> Any:
-        with torch.no_grad():
-            states = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
-        vectors = states.hidden_states[num_layers][0]
-        return vectors / vectors.norm(dim=-1, keepdim=True)
-
-    # The marks at both ends have weight 0, but a word may find its nearest in one of them.
-    near = embed(ref)[1:-1] @ embed(pred).T
-    return float(near.max(dim=1).values.mean())
+    return write_encoder(tmp_path_factory.mktemp("encoder"), PREDS + REFS)
 
 
 def test_bert_recall_is_its_formula_over_transformers(encoder: Path) -> None:
     metric = BertScore(BertScoreConfig(model=str(encoder), num_layers=2, device="cpu"))
-    expected = [_bert_recall(encoder, 2, *pair) for pair in zip(PREDS, REFS, strict=True)]
+    formula = BertRecallFormula(encoder, 2)
+    expected = [formula(*pair) for pair in zip(PREDS, REFS, strict=True)]
     assert metric(PREDS, REFS) == NEAR(expected, abs=1e-6)
     assert metric(REFS, REFS) == NEAR([1.0] * 3, abs=1e-6)
 
