@@ -120,6 +120,12 @@ benchmark-overlap: $(VENV)/.dev
 benchmark-gallery: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/gallery_size.py
 
+.PHONY: claims
+# What is said of the loop, run again: about five minutes on 2 quiet cores, all of them even if one fails.
+CLAIMS := recurrence batched_author text_metrics drift hygiene
+claims: $(VENV)/.dev
+	@failed=0; for claim in $(CLAIMS); do $(BIN)/python tests/claims/$$claim.py || failed=1; done; exit $$failed
+
 .PHONY: bench-gpu
 # Both in ten minutes: what does not fit is named. Longer: either script alone, --budget-s.
 bench-gpu: $(VENV)/.dev
