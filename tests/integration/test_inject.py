@@ -15,7 +15,7 @@ from pipelines.run import run
 from pipelines.verify import describe_report, verify_run
 
 INJECT = ("num_rounds=4", "inject.share=0.3")
-SCORED = ("scorer.backend=simulated", "pools.scorer.num_cpus=0.1", "stop.drifted_image_below=-0.3")
+SCORED = ("scorer.backend=simulated", "pools.scorer.num_cpus=0.1", "stop.drifted_image_below=0.0")
 CHANCE = ("created_at", "draw_s", "describe_s", "score_s")
 
 
@@ -42,6 +42,9 @@ def test_a_run_that_was_cut_off_or_is_cut_otherwise_begins_the_same_rounds_anew(
     anew = [row for row in whole if row["round_index"] and row["parent_id"] is None]
     assert len(anew) >= 4
     assert all(row["image_similarity_first"] == 1.0 for row in anew)
+    # Some of those that begin anew leave as well: by their distance from there.
+    stopped = {row["seed"] for row in whole if row["stop_reason"]}
+    assert {seed.startswith("a fresh") for seed in stopped} == {True, False}
     assert totals.num_stopped > 0
     for path in (tmp_path / "run").glob("receipts/*/[23].json"):
         path.unlink()
