@@ -56,13 +56,15 @@ LOOK_S = 1.0
 class Dispatcher:
     """Spreads batches over a model's replicas; `launch(index)` begins a process for one place."""
 
-    def __init__(self, name: str, config: PoolConfig, launch: Launch) -> None:
+    def __init__(
+        self, name: str, config: PoolConfig, launch: Launch, rest_after_s: float = 0.0
+    ) -> None:
         self._name = name
         self._config = config
         self._queue = BatchQueue()
         self._senders = Senders()
         self._suspects: list[Batch] = []  # poison, unless the engine is dead: nothing was answered
-        self._lives = Lives(name, config, launch, self._take_ready, self._fail)
+        self._lives = Lives(name, config, launch, self._take_ready, self._fail, rest_after_s)
         self._failure: Outcome | None = None
         self._is_draining = False
         self._changed = asyncio.Event()
@@ -81,6 +83,7 @@ class Dispatcher:
         """Queues one batch and waits for its answer."""
         if refusal := self._refusal():
             return refusal
+        self._lives.ask()
         self._num_arrivals += 1
         batch = Batch(order, self._num_arrivals, 0, num_rows, rows)
         answer = self._senders.add(batch)

@@ -11,6 +11,7 @@ through `ReplicaLink`, so tests drive it with plain coroutines.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from itertools import count
@@ -65,12 +66,15 @@ class Lives:
         launch: Launch,
         on_ready: Callable[[], None],
         on_failure: Callable[[Outcome], None],
+        rest_after_s: float = 0.0,
     ) -> None:
         self._name = name
         self._config = config
         self._launch = launch
         self._on_ready = on_ready
         self._on_failure = on_failure
+        self._rest_after_s = rest_after_s
+        self._is_asked = asyncio.Event()
         self.slots: dict[int, Slot] = {}
         self.links: dict[Slot, ReplicaLink] = {}
         """Also of lives that are over, until their calls have come back."""
@@ -87,8 +91,20 @@ class Lives:
 
     def start(self) -> None:
         """Begins to load the first replicas; needs the running event loop."""
-        self.resize(self._config.least_replicas)
+        self.resize(1 if self._rest_after_s else self._config.least_replicas)
+        if self._rest_after_s:
+            self.spawn(self._start_rest())
         self.spawn(self._keep_time())
+
+    def ask(self) -> None:
+        """There is work: replicas that were to come later are asked for now."""
+        self._is_asked.set()
+
+    async def _start_rest(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._rest_after_s):
+                await self._is_asked.wait()
+        self.resize(max(self.num_places(), self._config.least_replicas))
 
     def resize(self, num_replicas: int) -> None:
         """Starts more replicas, or lets those go that are least at work, each after its batches."""

@@ -170,8 +170,17 @@ class Pool:
         )
 
 
-def start_pool(name: str, factory: Callable[[], BatchFunction], config: PoolConfig) -> Pool:
-    """Starts a pool and returns at once; meanwhile each replica calls `factory` in its process."""
+def start_pool(
+    name: str,
+    factory: Callable[[], BatchFunction],
+    config: PoolConfig,
+    *,
+    rest_after_s: float = 0.0,
+) -> Pool:
+    """Starts a pool and returns at once; meanwhile each replica calls `factory` in its process.
+
+    All replicas but the first are asked for with the first batch, or `rest_after_s` later.
+    """
     ray = _ray()
     dispatcher = (
         ray.remote(_DispatcherActor)
@@ -183,7 +192,7 @@ def start_pool(name: str, factory: Callable[[], BatchFunction], config: PoolConf
             **on_node(ray.get_runtime_context().get_node_id()),
         )
         # Pickled here, unpickled in replicas only: the dispatcher needs no model packages.
-        .remote(name, config, ray.cloudpickle.dumps(factory))
+        .remote(name, config, ray.cloudpickle.dumps(factory), rest_after_s)
     )
     dispatcher.start.remote()
     return Pool(name=name, config=config, _dispatcher=dispatcher)
@@ -237,14 +246,16 @@ def _draining_nodes() -> set[str]:
 class _DispatcherActor:
     """The dispatcher as Ray sees it. Replicas belong to this process, so none outlives it."""
 
-    def __init__(self, name: str, config: PoolConfig, factory_pickle: bytes) -> None:
+    def __init__(
+        self, name: str, config: PoolConfig, factory_pickle: bytes, rest_after_s: float
+    ) -> None:
         self._label = f"{name}/dispatcher"
         replica_class = _ray().remote(Replica)
 
         def launch(index: int) -> _RayReplica:
             return _RayReplica(replica_class, f"{name}/{index}", config, factory_pickle)
 
-        self._dispatcher = Dispatcher(name, config, launch)
+        self._dispatcher = Dispatcher(name, config, launch, rest_after_s)
         self._watch: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:

@@ -54,6 +54,10 @@ from pipelines.work import Work, plan_work
 
 logger = logging.getLogger(__name__)
 
+# Where there are more replicas than cores, the stages get so long to start before all but the first
+# replica of each pool do. A cluster of GPU nodes has more cores: there nothing waits.
+REST_AFTER_S = 5.0
+
 Factory = Callable[[], Callable[[list[Row]], list[Row]]]
 
 
@@ -129,8 +133,8 @@ def execute(attempt: Attempt, work: Work, stop: Stop) -> dict[str, Spent]:
     with (
         stop.watched(),
         traced(attempt, _factories(attempt)) as factories,
-        _pools(config, factories) as pools,
         _show(config, work) as board,
+        _pools(config, factories) as pools,
         Watcher(attempt, tuple(pools.values()), work.committed, stop, meter),
         _balance(config, work, (pools["generator"], pools["captioner"]), board),
     ):
@@ -307,22 +311,32 @@ def _fit_stages(config: SynergyConfig, num_units: int) -> SynergyConfig:
 def _pools(config: SynergyConfig, factories: dict[str, Factory]) -> Generator[dict[str, Pool]]:
     """A pool for each model, that with the fewest replicas first.
 
-    Processes start one after the other, .5 s of a core each. The one captioner behind eight
-    generators was the last to be there, and the run waited for it to its end.
+    Processes start one after the other, 1 s of a core each. The one captioner behind eight
+    generators was the last to be there, and the run waited for it to its end; the walker behind
+    ten replicas on 2 cores was there 5 s after the first of them, and nothing was drawn before.
     """
+    import ray
+
     configs: dict[str, PoolConfig] = {name: getattr(config.pools, name) for name in factories}
+    num_processes = sum(one.least_replicas for one in configs.values())
+    is_crowded = num_processes > ray.cluster_resources().get("CPU", 0)
     pools: dict[str, Pool] = {}
     with ExitStack() as stack:
         for name in sorted(factories, key=lambda name: configs[name].least_replicas):
-            pools[name] = stack.enter_context(_pool(name, factories[name], configs[name]))
+            rest_after_s = REST_AFTER_S if is_crowded else 0.0
+            pools[name] = stack.enter_context(
+                _pool(name, factories[name], configs[name], rest_after_s)
+            )
         for pool in pools.values():
             pool.stats()  # it has asked for its replicas: they come before Ray Data's own actors
         yield pools
 
 
 @contextmanager
-def _pool(name: str, factory: Any, config: PoolConfig) -> Generator[Pool]:
-    pool = start_pool(name, factory, config)
+def _pool(
+    name: str, factory: Any, config: PoolConfig, rest_after_s: float = 0.0
+) -> Generator[Pool]:
+    pool = start_pool(name, factory, config, rest_after_s=rest_after_s)
     try:
         yield pool
     finally:

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from replicas import FakePool, FakeReplica, echo, flat, in_loop
+from replicas import FakePool, FakeReplica, echo, flat, in_loop, run_jumping
 
 from cluster.dispatch import Poison
 from cluster.lives import RowsLostError
@@ -251,3 +251,31 @@ async def test_a_pool_goes_up_and_down_and_up_again() -> None:
         assert [outcome.parts[0] for outcome in outcomes] == list(range(20))
         await asyncio.sleep(1)
         assert pool.dispatcher.stats().num_replicas_ready == num_replicas
+
+
+def test_all_but_the_first_replica_are_asked_for_with_the_first_batch_or_when_it_is_time() -> None:
+    async def run() -> None:
+        asked, idle = (FakePool(num_replicas=3, rest_after_s=5.0) for _ in range(2))
+        await asyncio.sleep(4.0)
+        assert [len(pool.replicas) for pool in (asked, idle)] == [1, 1]
+        await asked.run([1])
+        await asyncio.sleep(0.0)
+        assert [len(pool.replicas) for pool in (asked, idle)] == [3, 1]
+        await asyncio.sleep(2.0)
+        assert len(idle.replicas) == 3
+        for pool in (asked, idle):
+            pool.dispatcher.close()
+
+    run_jumping(run())
+
+
+def test_a_pool_that_is_drained_before_its_other_replicas_are_asked_for_does_without_them() -> None:
+    async def run() -> None:
+        pool = FakePool(num_replicas=3, rest_after_s=5.0)
+        await asyncio.sleep(1.0)
+        pool.dispatcher.drain()
+        await asyncio.sleep(9.0)
+        assert len(pool.replicas) == 1
+        pool.dispatcher.close()
+
+    run_jumping(run())

@@ -87,7 +87,9 @@ class FakePool:
     A batch is a list of rows, or anything else, which stands for 8 rows and cannot be broken up.
     """
 
-    def __init__(self, answer: Answer = echo, /, **config: Any) -> None:
+    def __init__(
+        self, answer: Answer = echo, /, *, rest_after_s: float = 0.0, **config: Any
+    ) -> None:
         self.replicas: list[FakeReplica] = []
         self.load_errors: list[str | Exception] = []
         self.load_seconds: dict[int, float] = {}
@@ -95,7 +97,7 @@ class FakePool:
         self.node_ids: dict[int, str] = {}
         self._answer = answer
         self._config = PoolConfig(**config)
-        self.dispatcher = Dispatcher("generator", self._config, self._launch)
+        self.dispatcher = Dispatcher("generator", self._config, self._launch, rest_after_s)
         self.dispatcher.start()
 
     def _launch(self, index: int) -> FakeReplica:
