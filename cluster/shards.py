@@ -1,7 +1,7 @@
 """An Arrow table as the bytes of one Parquet file, named by their hash.
 
 Equal tables give equal bytes, in any process and however the table was chunked, so that a shard
-computed twice is one object. Text is zstd; a column that is compressed already (encoded images)
+computed twice is one object. A column that is compressed already (encoded images)
 is stored as it is, without dictionary or statistics. Row groups are cut by bytes, not rows: a
 reader that wants one row fetches at most `row_group_bytes`, or one row where that is larger.
 Schema metadata stays, so Hugging Face `datasets` finds its Image features; the page index is on.
@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +43,7 @@ def encode_shard(
     *,
     row_group_bytes: int = ROW_GROUP_BYTES,
     uncompressed: Collection[str] = frozenset(),
+    codec: Literal["zstd", "snappy"] = "zstd",
 ) -> Shard:
     """Writes `table` as Parquet; `uncompressed` are leaf paths such as ``image.bytes``."""
     table = _canonical(table)
@@ -55,7 +56,7 @@ def encode_shard(
     with _open_writer(
         sink,
         table.schema,
-        compression={leaf: "zstd" if leaf in packed else "none" for leaf in leaves},
+        compression={leaf: codec if leaf in packed else "none" for leaf in leaves},
         use_dictionary=packed,
         write_statistics=packed,
         write_page_index=True,
