@@ -10,12 +10,16 @@ are built where they run, never pickled.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
 from actors.reasons import RowError
+
+# Backends whose engine takes several calls at a time. In any other one two calls meet in the state
+# that it keeps (a scheduler's place in its steps, say), and mix.
+THREAD_SAFE_BACKENDS: Final = ("vllm", "simulated")
 
 
 class EngineDeadError(RuntimeError):

@@ -12,8 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-# Two units wait or run at each stage when the pools keep up.
-UNITS_IN_FLIGHT_A_STAGE = 2
 # Ray counts resources in ten-thousandths.
 _ROUNDING = 1e-5
 
@@ -68,6 +66,7 @@ class Plan:
     pools: tuple[PoolPlan, ...]
     num_stages: int  # of all rounds together
     row_bytes: int  # what one pair weighs, estimated
+    num_units_in_flight: int  # that stages hold at once, at most
     others: tuple[PoolPlan, ...] = ()  # pools whose rates are not reckoned with
 
     @property
@@ -92,10 +91,8 @@ class Plan:
 
     @property
     def bytes_in_flight(self) -> int:
-        """Bytes in the object store at a time, about; they are dropped once committed, so that
-        rounds only add to them while several are being worked on at once."""
-        units = min(self.num_units, UNITS_IN_FLIGHT_A_STAGE * self.num_stages)
-        return units * self.unit_size * self.row_bytes
+        """Bytes in memory at a time, about: an image is dropped once it is committed."""
+        return min(self.num_units, self.num_units_in_flight) * self.unit_size * self.row_bytes
 
 
 def check_fits(demands: Sequence[Demand], nodes: Sequence[Node], *, can_autoscale: bool) -> None:

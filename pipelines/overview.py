@@ -26,7 +26,7 @@ from pipelines.outlook import (
     look_ahead,
 )
 from pipelines.sources import count_problems
-from pipelines.synergy import SynergyConfig, stages_of_round
+from pipelines.synergy import SynergyConfig, stages_of_round, units_in_flight
 
 if TYPE_CHECKING:  # units need ray.data, which `pairloom plan` does not have the time for
     from pipelines.work import Work
@@ -52,13 +52,17 @@ def make_plan(config: SynergyConfig, num_chains: int | None = None) -> Plan:
         )
     )
     scorer = [("scorer", config.pools.scorer)] if config.scorer.is_on else []
-    image = config.generator
+    image, num_stages = config.generator, config.num_rounds * len(stages_of_round(config, 0))
+    num_in_flight = units_in_flight(config)
+    if config.stages.kind == "actor":  # two wait or run at each stage when the pools keep up
+        num_in_flight = num_stages * min(2, num_in_flight)
     return Plan(
         num_chains=num_chains,
         num_rounds=config.num_rounds,
         unit_size=config.unit_size,
         pools=pools,
-        num_stages=config.num_rounds * len(stages_of_round(config, 0)),
+        num_stages=num_stages,
+        num_units_in_flight=num_in_flight,
         row_bytes=estimate_image_bytes(image.width_px, image.height_px, image.image_format),
         others=tuple(_plan_pool(name, pool, num_chains, config) for name, pool in scorer),
     )

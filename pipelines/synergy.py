@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from actors.backends.profiling import ProfileConfig
+from actors.engines import THREAD_SAFE_BACKENDS
 from actors.image_to_text import ImageToTextConfig
 from actors.models import ModelIdentity
 from actors.records import Row
@@ -31,6 +32,7 @@ from pipelines.outlook import PlanConfig
 from pipelines.record import Recording, catch_up_with, record_to
 from pipelines.sources import SeedsConfig
 from pipelines.stages import (
+    DEFAULT_UNITS_IN_FLIGHT,
     RowPool,
     Stage,
     StagesConfig,
@@ -114,6 +116,21 @@ class SynergyConfig:
                 "field 'stop' compares similarities, and 'scorer.backend' is 'none': set it to "
                 "'clip'"
             )
+        self._check_pools()
+
+    def _check_pools(self) -> None:
+        pools, author = self.pools, self.seeds.author
+        for name, backend, pool in (
+            ("pools.generator", self.generator.backend, pools.generator),
+            ("pools.captioner", self.captioner.backend, pools.captioner),
+            ("pools.scorer", self.scorer.backend, pools.scorer),
+            ("seeds.author.pool", author.model.backend, author.pool),
+        ):
+            if pool.calls_per_replica > 1 and backend not in THREAD_SAFE_BACKENDS:
+                raise ValueError(
+                    f"field '{name}.calls_per_replica' is {pool.calls_per_replica}: an engine "
+                    f"{backend!r} answers one call at a time; take 1"
+                )
 
     @property
     def is_loop(self) -> bool:
@@ -190,6 +207,12 @@ def units_a_group(config: SynergyConfig) -> int:
     """
     rows = max(8 * pool.num_replicas * _rows_a_call(config, pool) for pool in _turn_pools(config))
     return math.ceil(rows / config.unit_size)
+
+
+def units_in_flight(config: SynergyConfig) -> int:
+    """Units that a stage (`actor`), or all stages together (`walker`), hold at once."""
+    default = max(DEFAULT_UNITS_IN_FLIGHT, units_a_group(config))
+    return config.stages.num_units_in_flight or default
 
 
 def _turn_pools(config: SynergyConfig) -> tuple[PoolConfig, PoolConfig]:

@@ -1,5 +1,7 @@
 """cluster/plan.py: the numbers of a run, from its numbers."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,11 +20,13 @@ def test_a_plan_adds_up() -> None:
         pools=(generator,),
         num_stages=12,
         row_bytes=1000,
+        num_units_in_flight=8,
     )
     assert (plan.num_units, plan.num_stages, plan.num_pairs) == (2, 12, 400)
     assert plan.gpus == 1.5
     assert plan.total_bytes == 400_000
     assert plan.bytes_in_flight <= 100 * 1000 + 64 * 1000
+    assert replace(plan, num_chains=6400).bytes_in_flight == 8 * 64 * 1000
 
 
 @given(
