@@ -8,9 +8,10 @@ import textwrap
 from itertools import groupby
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from actors.images import decode_image
+from actors.reasons import RowError
 from actors.records import Row
 from cluster.ledger import Ledger
 from cluster.receipts import Receipt
@@ -61,16 +62,26 @@ def _read(ledger: Ledger, receipt: Receipt) -> list[Row]:
 
 def _draw_cell(sheet: Image.Image, pen: Any, row: Row, at: tuple[int, int]) -> None:
     left, top = at
-    if row["image"] and row["image"]["bytes"]:
-        image = decode_image(row["image"]["bytes"])
+    image = _decode(row)
+    if image is not None:
         is_small = max(image.size) < CELL_PX
         resample = Image.Resampling.NEAREST if is_small else Image.Resampling.LANCZOS
-        sheet.paste(image.resize((CELL_PX, CELL_PX), resample), (left, top))
+        sheet.paste(ImageOps.contain(image, (CELL_PX, CELL_PX), resample), (left, top))
     else:
         pen.rectangle((left, top, left + CELL_PX, top + CELL_PX), outline=FAULT)
     is_pair = "description" in row
     text, ink = (row["description"], INK) if is_pair else (_why(row), FAULT)
     _write(pen, (left, top + CELL_PX + 2), text, ink)
+
+
+def _decode(row: Row) -> Image.Image | None:
+    """None where there is no picture, or bytes that are none: a dead letter may hold what was
+    refused, and says so."""
+    data = (row["image"] or {}).get("bytes")
+    try:
+        return decode_image(data) if data else None
+    except RowError:
+        return None
 
 
 def _why(row: Row) -> str:

@@ -30,3 +30,18 @@ def test_rounds_stand_side_by_side_and_a_failed_one_is_marked() -> None:
     assert tuple(sheet[12, second + 5]) == FAULT
     words = sheet[12 + CELL_PX :, first:second].reshape(-1, 3)
     assert (words == INK).all(axis=1).any()
+
+
+def test_a_wide_picture_keeps_its_shape() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 32), (10, 200, 30)).save(buffer, "PNG")
+    row = _row(0, None) | {"description": "said", "image": {"bytes": buffer.getvalue()}}
+    cell = np.asarray(draw_sheet([[row]], num_rounds=1))[12:, 12 + CELL_PX + 12 :][:CELL_PX]
+    is_green = (cell[:, :CELL_PX] == (10, 200, 30)).all(axis=2)
+    assert (is_green.any(axis=1).sum(), is_green.any(axis=0).sum()) == (CELL_PX // 2, CELL_PX)
+
+
+def test_bytes_that_are_no_picture_are_a_failed_one() -> None:
+    row = _row(0, None, error="cannot be read") | {"image": {"bytes": b"no picture", "path": None}}
+    sheet = np.asarray(draw_sheet([[row]], num_rounds=1))
+    assert tuple(sheet[12, 12 + 1 * (CELL_PX + 12) + 5]) == FAULT
