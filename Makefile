@@ -94,6 +94,10 @@ benchmark-paused: $(VENV)/.dev
 benchmark-order: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/order_policies.py
 
+.PHONY: benchmark-splits
+benchmark-splits: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/split_ratios.py
+
 benchmark-recovery: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/recovery.py
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from cluster.plan import Node
+from cluster.packing import Node
 from cluster.split import Forecast, PoolRate, Split, fits, forecast, one_more, solve
 
 # Of the seconds that remain: less is not worth the disturbance.
@@ -69,8 +69,7 @@ def should_move(
         prices: of each pool.
         num_pairs_left: pairs that are not yet begun.
     """
-    num_gpus = sum(int(node.num_gpus) for node in nodes)
-    now = forecast(rates, current, num_gpus)
+    now = forecast(rates, current)
     stays = Move(is_worth=False, current=now, best=now)
     if not current.is_whole:
         is_on_gpus = any(current.num_gpus)
@@ -83,7 +82,7 @@ def should_move(
     except ValueError as error:  # a node was lost, and what is left is too little
         return replace(stays, reason=str(error))
     target = _keep(current, best.split, rates, nodes)
-    best = forecast(rates, target, num_gpus)
+    best = forecast(rates, target)
     if target == current:
         return replace(stays, reason="no split is better")
     saved_s, paid_s = _reckon(current, target, rates, prices, num_pairs_left)
@@ -121,7 +120,7 @@ def _reckon(
 
 
 def _pairs_per_s(split: Split, rates: Sequence[PoolRate]) -> float:
-    return forecast(rates, split, split.gpus).pairs_per_s
+    return forecast(rates, split).pairs_per_s
 
 
 def _keep(current: Split, best: Split, rates: Sequence[PoolRate], nodes: Sequence[Node]) -> Split:

@@ -2,40 +2,14 @@
 
 Pure: nothing is measured, loaded or started, so that it answers at once on any machine.
 
-Limits: time and cost need rates that only a running model gives: see `split.py`.
-`check_fits` packs greedily and takes every node as empty: what other jobs hold for now is not
-known, and a packing that only a cleverer order finds is refused.
+Limits: time and cost need rates that only a running model gives: see `split.py`. Whether the
+replicas have a place is for `packing.py`.
 """
 
 import math
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-# Ray counts resources in ten-thousandths.
-_ROUNDING = 1e-5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Demand:
-    """What one pool asks for: so many replicas, each with its share of one node.
-
-    The stages are one more: a run whose replicas filled the machine to the last CPU waited for
-    ever, its models loaded, because no stage could be placed.
-    """
-
-    name: str
-    num_replicas: int
-    num_cpus: float
-    num_gpus: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Node:
-    """What one machine has."""
-
-    num_cpus: float
-    num_gpus: float
+from cluster.packing import Demand, shared_gpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +59,22 @@ class Plan:
         return sum(pool.gpus for pool in (*self.pools, *self.others))
 
     @property
+    def num_gpus(self) -> int:
+        """GPUs that have a replica; those that are shared count once."""
+        pools = (*self.pools, *self.others)
+        demands = [
+            Demand(
+                name=one.name,
+                num_replicas=one.num_replicas,
+                num_cpus=0.0,
+                num_gpus=one.gpus_per_replica,
+            )
+            for one in pools
+        ]
+        whole = sum(one.gpus for one in pools if one.gpus_per_replica >= 1)
+        return round(whole) + len(shared_gpus(demands, ()))
+
+    @property
     def total_bytes(self) -> int:
         """What the finished dataset takes, about."""
         return self.num_pairs * self.row_bytes
@@ -93,73 +83,6 @@ class Plan:
     def bytes_in_flight(self) -> int:
         """Bytes in memory at a time, about: an image is dropped once it is committed."""
         return min(self.num_units, self.num_units_in_flight) * self.unit_size * self.row_bytes
-
-
-def check_fits(demands: Sequence[Demand], nodes: Sequence[Node], *, can_autoscale: bool) -> None:
-    """Refuses pools that would wait for ever: largest replica first, first node with room.
-
-    Raises:
-        ValueError: a replica has no place, and nothing will bring more.
-    """
-    if can_autoscale or not demands:
-        return
-    problem = find_misfit(demands, nodes)
-    if problem:
-        num_cpus = sum(one.num_replicas * one.num_cpus for one in demands)
-        num_gpus = sum(one.num_replicas * one.num_gpus for one in demands)
-        each = ", ".join(f"{one.name} {one.num_replicas} x ({_amounts(one)})" for one in demands)
-        raise ValueError(
-            f"the run asks for {num_gpus:g} GPUs, {num_cpus:g} CPUs ({each}), and "
-            f"{_describe_nodes(nodes)}: {problem}. Lower num_replicas, num_gpus or num_cpus of "
-            "a pool (fractions let replicas share a GPU or a CPU), or set "
-            "cluster.can_autoscale=true if a cluster brings nodes on demand"
-        )
-
-
-def find_misfit(demands: Sequence[Demand], nodes: Sequence[Node]) -> str:
-    """The first pool that has no place for all its replicas, as text; empty when all have one."""
-    rooms = [_Room(num_cpus=n.num_cpus, gpus=[1.0] * int(n.num_gpus)) for n in nodes]
-    for demand in sorted(demands, key=lambda one: (one.num_gpus, one.num_cpus), reverse=True):
-        num_placed = 0
-        while num_placed < demand.num_replicas and any(room.take(demand) for room in rooms):
-            num_placed += 1
-        if num_placed < demand.num_replicas:
-            return (
-                f"{demand.name} finds room for {num_placed} of {demand.num_replicas} "
-                "(each on one node, a fraction of a GPU on one GPU)"
-            )
-    return ""
-
-
-@dataclass(kw_only=True)
-class _Room:
-    """What is left of one node while replicas are placed on it."""
-
-    num_cpus: float
-    gpus: list[float] = field(default_factory=list[float])
-
-    def take(self, demand: Demand) -> bool:
-        """Places one replica, unless it does not fit."""
-        share, num_gpus = min(demand.num_gpus, 1.0), math.ceil(demand.num_gpus)
-        fitting = [i for i, left in enumerate(self.gpus) if left + _ROUNDING >= share][:num_gpus]
-        if len(fitting) < num_gpus or self.num_cpus + _ROUNDING < demand.num_cpus:
-            return False
-        self.num_cpus -= demand.num_cpus
-        for index in fitting:
-            self.gpus[index] -= share
-        return True
-
-
-def _describe_nodes(nodes: Sequence[Node]) -> str:
-    kinds = Counter(_amounts(node) for node in nodes)
-    if len(nodes) == 1:
-        return f"the machine has {next(iter(kinds))}"
-    listed = ", ".join(f"{count} x ({kind})" for kind, count in kinds.items())
-    return f"the cluster has {len(nodes)} nodes: {listed}" if nodes else "the cluster has no nodes"
-
-
-def _amounts(one: Demand | Node) -> str:
-    return f"{one.num_gpus:g} GPUs, {one.num_cpus:g} CPUs"
 
 
 def count_calls(num_chains: int, num_rounds: int, unit_size: int, batch_size: int) -> int:

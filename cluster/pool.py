@@ -13,7 +13,7 @@ resumed from its ledger.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -176,10 +176,14 @@ def start_pool(
     config: PoolConfig,
     *,
     rest_after_s: float = 0.0,
+    places: Sequence[Mapping[str, Any]] = (),
 ) -> Pool:
     """Starts a pool and returns at once; meanwhile each replica calls `factory` in its process.
 
     All replicas but the first are asked for with the first batch, or `rest_after_s` later.
+
+    Args:
+        places: further actor options of the first replicas, one by one (`sharing.py`).
     """
     ray = _ray()
     dispatcher = (
@@ -192,7 +196,7 @@ def start_pool(
             **on_node(ray.get_runtime_context().get_node_id()),
         )
         # Pickled here, unpickled in replicas only: the dispatcher needs no model packages.
-        .remote(name, config, ray.cloudpickle.dumps(factory), rest_after_s)
+        .remote(name, config, ray.cloudpickle.dumps(factory), rest_after_s, list(places))
     )
     dispatcher.start.remote()
     return Pool(name=name, config=config, _dispatcher=dispatcher)
@@ -247,13 +251,19 @@ class _DispatcherActor:
     """The dispatcher as Ray sees it. Replicas belong to this process, so none outlives it."""
 
     def __init__(
-        self, name: str, config: PoolConfig, factory_pickle: bytes, rest_after_s: float
+        self,
+        name: str,
+        config: PoolConfig,
+        factory_pickle: bytes,
+        rest_after_s: float,
+        places: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self._label = f"{name}/dispatcher"
         replica_class = _ray().remote(Replica)
 
         def launch(index: int) -> _RayReplica:
-            return _RayReplica(replica_class, f"{name}/{index}", config, factory_pickle)
+            place = places[index] if index < len(places) else {}
+            return _RayReplica(replica_class, f"{name}/{index}", config, factory_pickle, place)
 
         self._dispatcher = Dispatcher(name, config, launch, rest_after_s)
         self._watch: asyncio.Task[None] | None = None
@@ -305,7 +315,12 @@ class _RayReplica:
     """`ReplicaLink` over a Ray actor, pending until it is placed, so that autoscalers see it."""
 
     def __init__(
-        self, replica_class: Any, label: str, config: PoolConfig, factory_pickle: bytes
+        self,
+        replica_class: Any,
+        label: str,
+        config: PoolConfig,
+        factory_pickle: bytes,
+        place: Mapping[str, Any],
     ) -> None:
         self._factory_pickle = factory_pickle
         self._actor = replica_class.options(
@@ -314,6 +329,7 @@ class _RayReplica:
             max_restarts=0,  # the dispatcher replaces it; Ray would bind its queue to the restart
             max_task_retries=0,
             max_concurrency=config.max_in_flight + 8,  # `watch` and a late call stay inside
+            **place,
         ).remote(
             label,
             _node_id,

@@ -31,7 +31,7 @@ from cluster.guard import (
     guard_token,
     private_folder,
 )
-from cluster.plan import Demand, Node, check_fits
+from cluster.packing import Demand, Node, check_fits
 
 logger = logging.getLogger(__name__)
 
@@ -275,6 +275,19 @@ def plan_session(config: SessionConfig) -> SessionInfo:
     )
 
 
+def nodes_at_hand() -> tuple[Node, ...]:
+    """The living nodes of the Ray that was started or joined."""
+    ray: Any = importlib.import_module("ray")
+    return tuple(
+        Node(
+            num_cpus=node["Resources"].get("CPU", 0.0),
+            num_gpus=node["Resources"].get("GPU", 0.0),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+
+
 def _count_gpus() -> int:
     """The GPUs Ray will find here: its own detection, cut to the visible ones as Ray cuts it."""
     accelerators: Any = importlib.import_module("ray._private.accelerators")
@@ -293,14 +306,7 @@ def _describe(ray: Any, *, is_started_here: bool) -> SessionInfo:
         is_started_here=is_started_here,
         num_cpus=resources.get("CPU", 0.0),
         num_gpus=resources.get("GPU", 0.0),
-        nodes=tuple(
-            Node(
-                num_cpus=node["Resources"].get("CPU", 0.0),
-                num_gpus=node["Resources"].get("GPU", 0.0),
-            )
-            for node in ray.nodes()
-            if node["Alive"]
-        ),
+        nodes=nodes_at_hand(),
         dashboard_url=f"http://{url}" if url else "",
         logs_path=here.get_logs_dir_path() if here is not None else "",
     )

@@ -8,27 +8,27 @@ hold one of them), and only then (max-flow min-cut). The smallest such ratio nam
 Two kinds of split are searched. *Whole*: a GPU belongs to one replica; the pool that is behind gets
 the next GPU until none is left, which is exact, because it passes through the fewest replicas for
 every P that can be had. *Shared*, for two pools: one has a replica on every GPU, the other on n of
-them. Ray packs fractions as tightly as it can, and only then it has no choice (two shares over a
-half never meet on one GPU), if the larger shares are placed first: see `Split.first_replicas`. With
-G GPUs that is O(G) splits: 64 take a few milliseconds.
+them. With G GPUs that is O(G) splits: 64 take a few milliseconds. No other counts and fractions
+promise more (`test_split.py` tries all of them).
 
 Limits: all GPUs are taken as equally fast, and batches as full. More than two pools share none.
-Shares are what Ray counts: nothing on the GPU enforces them. Where sharing costs something, a split
-with some GPUs of each kind could be better still by less than that cost, but cannot be placed.
+Shares are what Ray counts: nothing on the GPU enforces them. A pool has one fraction for all of its
+replicas, so that no split has GPUs of all three kinds: with the one model, the other, and both.
+Where sharing costs 5 %, the best of those would give up to 2.4 % more.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from cluster.plan import Demand, Node, find_misfit
+from cluster.packing import Demand, Node, find_misfit, shared_gpus
 
 # What two processes get out of one GPU, together, of what one alone does: switching between them
 # costs something. Not measured by us yet: .95 is what colocation is asked to reach.
 SHARED_EFFICIENCY = 0.95
-# Of one GPU. Over a half, so that no two of the first kind meet; and one only of the second fits
-# into what is left.
+# Of one GPU. Over a half, so that no two of the first kind meet.
 FIRST_SHARE, SECOND_SHARE = 0.6, 0.4
 
 
@@ -78,19 +78,6 @@ class Split:
         """Whether no GPU can have two replicas."""
         return all(share >= 1 for share in self.num_gpus)
 
-    @property
-    def first_replicas(self) -> tuple[int, ...]:
-        """With how many replicas each pool may begin; the rest once all of these are placed.
-
-        Two small shares on one GPU leave no room for a large one: of 3 x .4 GPU and then 4 x .6, on
-        four GPUs, one was never placed (Ray 2.60); in the other order each got its own GPU.
-        """
-        largest = max(self.num_gpus)
-        return tuple(
-            1 if 0 < share < largest < 1 else n
-            for n, share in zip(self.num_replicas, self.num_gpus, strict=True)
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
@@ -104,30 +91,44 @@ class Forecast:
     """Of each pool: the share of its replicas' time in which they compute nothing."""
 
 
-def forecast(
-    rates: Sequence[PoolRate],
-    split: Split,
-    num_gpus: float,
-    *,
-    shared_efficiency: float = SHARED_EFFICIENCY,
-) -> Forecast:
-    """What a split gives on `num_gpus` GPUs, if its replicas are spread as far as they go.
+# How many GPUs there are with a replica of just these pools, by their indices, one a replica.
+Layout = Counter[tuple[int, ...]]
 
-    Exact for two pools; for more that share GPUs, an upper bound.
-    """
-    wanted = [n * max(1, g) for n, g in zip(split.num_replicas, split.num_gpus, strict=True)]
-    on_gpus = [i for i, share in enumerate(split.num_gpus) if share > 0]
-    num_shared = min(num_gpus, max(0, sum(wanted[i] for i in on_gpus) - num_gpus))
-    lost = (1 - shared_efficiency) * num_shared
+
+def forecast(
+    rates: Sequence[PoolRate], split: Split, *, shared_efficiency: float = SHARED_EFFICIENCY
+) -> Forecast:
+    """What a split gives where its replicas are placed as `packing.py` does it, CPUs permitting."""
+    return _forecast(rates, split, _layout(split), shared_efficiency)
+
+
+def _layout(split: Split) -> Layout:
+    counts = list(zip(split.num_replicas, split.num_gpus, strict=True))
+    found = Layout({(i,): int(n * share) for i, (n, share) in enumerate(counts) if share >= 1})
+    demands = [
+        Demand(name=str(i), num_replicas=n, num_cpus=0.0, num_gpus=share)
+        for i, (n, share) in enumerate(counts)
+        if 0 < share < 1
+    ]
+    found.update(tuple(sorted(map(int, gpu.elements()))) for gpu in shared_gpus(demands, ()))
+    return found
+
+
+def _forecast(
+    rates: Sequence[PoolRate], split: Split, layout: Layout, shared_efficiency: float
+) -> Forecast:
+    """Exact for any number of pools."""
     found: list[tuple[float, tuple[int, ...]]] = [
         (n / rate.seconds_per_pair, (i,))
         for i, (n, rate) in enumerate(zip(split.num_replicas, rates, strict=True))
     ]
-    for size in range(1, len(on_gpus) + 1) if num_shared else ():
-        for pools in combinations(on_gpus, size):
-            reached = min(sum(wanted[i] for i in pools), num_gpus) - lost
-            work = sum(rates[i].seconds_per_pair * max(1, split.num_gpus[i]) for i in pools)
-            found.append((max(0.0, reached) / work, pools))
+    work = [r.seconds_per_pair * max(1, g) for r, g in zip(rates, split.num_gpus, strict=True)]
+    on_gpus = sorted({i for pools in layout for i in pools})
+    for pools in (c for size in range(1, len(on_gpus) + 1) for c in combinations(on_gpus, size)):
+        reached = [(gpu, n) for gpu, n in layout.items() if not set(pools).isdisjoint(gpu)]
+        if any(len(gpu) > 1 for gpu, _ in reached):
+            gpus = sum(n * (shared_efficiency if len(gpu) > 1 else 1) for gpu, n in reached)
+            found.append((gpus / sum(work[i] for i in pools), pools))
     pairs_per_s, pools = min(found)
     idle = [
         max(0.0, 1 - pairs_per_s * rate.seconds_per_pair / n)
@@ -154,10 +155,10 @@ def solve(
         ValueError: not even one replica of each fits.
     """
     num_gpus = int(sum(int(node.num_gpus) for node in nodes))
-    splits = list(_whole_splits(rates, num_gpus))
+    splits = [(split, _layout(split)) for split in _whole_splits(rates, num_gpus)]
     if can_share and len(rates) == 2:
         splits += _shared_splits(rates, num_gpus)
-    found = [forecast(rates, one, num_gpus, shared_efficiency=shared_efficiency) for one in splits]
+    found = [_forecast(rates, *one, shared_efficiency) for one in splits]
     for best in sorted(found, key=_worth, reverse=True):
         if fits(rates, best.split, nodes):
             return best
@@ -203,11 +204,16 @@ def one_more(num_replicas: tuple[int, ...], pool: int) -> tuple[int, ...]:
     return tuple(n + (i == pool) for i, n in enumerate(num_replicas))
 
 
-def _shared_splits(rates: Sequence[PoolRate], num_gpus: int) -> Iterator[Split]:
+def _shared_splits(rates: Sequence[PoolRate], num_gpus: int) -> Iterator[tuple[Split, Layout]]:
+    """With their layouts, which a test compares: to pack each takes 40 times as long."""
     shares = [rate.memory_share for rate in rates if rate.num_gpus == 1]
     known = [share for share in shares if share is not None]
     if len(known) < 2 or sum(known) > 1 + 1e-9:
         return
     for n in range(1, num_gpus + 1):
-        yield Split(num_replicas=(num_gpus, n), num_gpus=(FIRST_SHARE, SECOND_SHARE))
-        yield Split(num_replicas=(n, num_gpus), num_gpus=(SECOND_SHARE, FIRST_SHARE))
+        for first, counts, fractions in (
+            (0, (num_gpus, n), (FIRST_SHARE, SECOND_SHARE)),
+            (1, (n, num_gpus), (SECOND_SHARE, FIRST_SHARE)),
+        ):
+            layout = Layout({(0, 1): n, (first,): num_gpus - n})
+            yield Split(num_replicas=counts, num_gpus=fractions), layout

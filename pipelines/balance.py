@@ -22,7 +22,7 @@ from ray.exceptions import RayError
 
 from cluster.errors import PoolError
 from cluster.moves import Move, Price, should_move
-from cluster.plan import Node
+from cluster.packing import Node
 from cluster.pool import Pool, PoolConfig, PoolStats
 from cluster.rates import RateWindow
 from cluster.split import Split
@@ -37,8 +37,9 @@ def can_swap(configs: Sequence[PoolConfig]) -> bool:
     """Whether the place that any replica leaves is one for a replica of each other pool.
 
     Two GPUs that are left on two nodes are no place for a replica that wants two: it would wait for
-    ever, and they with it. Nor is an elastic pool's size for anybody else to set, and of calls that
-    overlap nobody knows what one of them takes.
+    ever, and they with it. Nor is an elastic pool's size for anybody else to set. Of calls that
+    overlap, or that take turns with others on a shared GPU, nobody sees what one takes alone: two
+    equal models on one GPU seem half as fast as the plan has them, and a busy one slows the other.
     """
     if any(config.is_elastic or config.calls_per_replica > 1 for config in configs):
         return False

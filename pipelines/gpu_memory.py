@@ -10,7 +10,7 @@ import logging
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from actors.vram import MemoryNeed, estimate_generator, estimate_language_model
@@ -33,6 +33,7 @@ class PoolMemory:
     share: float  # of one GPU's memory that is the replica's
     gpu_gib: float | None  # None: not known
     is_filling: bool = False  # an engine that takes all of its share
+    asked_share: float = 1.0  # of one GPU, as Ray counts it
 
     @property
     def has_gib(self) -> float | None:
@@ -63,7 +64,8 @@ def estimate_memory(config: SynergyConfig, gpu_gib: float | None = None) -> list
             rate = config.plan.rates.captioner.memory_share if name == "captioner" else None
             is_vllm = model.backend == "vllm"
             share = model.vllm.gpu_memory_utilization if is_vllm else rate or _share(pool)
-            found.append(_pool(name, model.model, need, share, gpu_gib, is_filling=is_vllm))
+            one = _pool(name, model.model, need, share, gpu_gib, is_filling=is_vllm)
+            found.append(replace(one, asked_share=_share(pool)))
     if config.scorer.is_on and pools.scorer.num_gpus:  # nobody has reckoned yet what one needs
         found.append(_pool("scorer", config.scorer.model, None, _share(pools.scorer), gpu_gib))
     return found
@@ -107,7 +109,8 @@ def check_memory(memory: Sequence[PoolMemory]) -> None:
 
 def describe_memory(memory: Sequence[PoolMemory]) -> list[str]:
     """A line for each pool, and one for what may not fit."""
-    return [f"memory     {line}" for one in memory for line in _describe(one)]
+    lines = [line for one in memory for line in (*_describe(one), *_describe_overfull(one))]
+    return [f"memory     {line}" for line in lines]
 
 
 def memory_to_dict(memory: Sequence[PoolMemory]) -> list[dict[str, Any]]:
@@ -144,6 +147,15 @@ def _describe(one: PoolMemory) -> list[str]:
     return [
         f"{line}, has {one.has_gib:.3g}",
         f"{one.name} may run out of memory: lower its batch_size, or raise its share of a GPU",
+    ]
+
+
+def _describe_overfull(one: PoolMemory) -> list[str]:
+    if not one.is_filling or one.share <= one.asked_share:
+        return []
+    return [
+        f"{one.name} fills {one.share:g} of a GPU and asks for {one.asked_share:g} of it: who "
+        f"shares it finds no room; set its vllm.gpu_memory_utilization to {one.asked_share:g}"
     ]
 
 

@@ -23,7 +23,7 @@ from actors.image_to_text import build_image_to_text
 from actors.records import CHAIN_SCHEMA, Row
 from actors.text_to_image import build_text_to_image
 from cluster.errors import PairloomError
-from cluster.plan import Demand, Node, check_fits, find_misfit
+from cluster.packing import Demand, Node, check_fits, find_misfit
 from cluster.pool import Pool, PoolConfig, start_pool
 from cluster.session import session
 from cluster.storage import open_store

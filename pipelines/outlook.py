@@ -12,7 +12,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from cluster.plan import Node, Plan
+from cluster.packing import Node
+from cluster.plan import Plan
 from cluster.pool import PoolConfig
 from cluster.split import SHARED_EFFICIENCY, Forecast, PoolRate, Split, forecast, solve
 from cluster.telemetry import duration
@@ -85,11 +86,11 @@ class Outlook:
     """What the pools as configured are expected to do, and what the best split of them would."""
 
     expected: Forecast
+    num_gpus_held: int  # of all pools; those that are shared count once
     num_pairs: int  # that are left
     load_s: float  # 0 where it is not known
     gpu_hour_price: float | None
     names: tuple[str, ...]
-    other_gpus: float = 0.0  # of pools whose rates are not reckoned with
     best: Forecast | None = None  # None: no GPU is asked for, or nothing fits
     num_gpus: int = 0  # that `best` is for
     why_no_best: str = ""
@@ -100,14 +101,9 @@ class Outlook:
         return self.load_s + self.num_pairs / self.expected.pairs_per_s
 
     @property
-    def gpus(self) -> float:
-        """That all pools hold."""
-        return self.expected.split.gpus + self.other_gpus
-
-    @property
     def gpu_hours(self) -> float:
-        """That they hold them for."""
-        return self.gpus * self.eta_s / 3600
+        """That all pools hold; one that is held in part counts whole."""
+        return self.num_gpus_held * self.eta_s / 3600
 
     @property
     def cost(self) -> float | None:
@@ -146,17 +142,17 @@ def look_ahead(
         )
         for one, pool, rate in zip(plan.pools, pools, rates, strict=True)
     ]
-    other_gpus = sum(pool.gpus for pool in plan.others)
-    nodes = _without(nodes, math.ceil(other_gpus - 1e-9))
-    num_asked = math.ceil(plan.gpus - other_gpus - 1e-9)
-    num_here = sum(int(one.num_gpus) for one in nodes)
-    if num_here < num_asked:
-        nodes = [Node(num_cpus=math.inf, num_gpus=num_asked)]
-    num_gpus = max(num_here, num_asked)
     split = Split(
         num_replicas=tuple(pool.num_replicas for pool in pools),
         num_gpus=tuple(pool.num_gpus for pool in pools),
     )
+    expected = forecast(known, split, shared_efficiency=config.shared_gpu_efficiency)
+    num_asked = replace(plan, others=()).num_gpus
+    nodes = _without(nodes, plan.num_gpus - num_asked)
+    num_here = sum(int(one.num_gpus) for one in nodes)
+    if num_here < num_asked:
+        nodes = [Node(num_cpus=math.inf, num_gpus=num_asked)]
+    num_gpus = max(num_here, num_asked)
     best, problem = None, ""
     if num_asked:
         try:
@@ -164,12 +160,12 @@ def look_ahead(
         except ValueError as error:
             problem = str(error)
     return Outlook(
-        expected=forecast(known, split, num_gpus, shared_efficiency=config.shared_gpu_efficiency),
+        expected=expected,
+        num_gpus_held=plan.num_gpus,
         num_pairs=num_pairs,
         load_s=max(rate.load_s or 0.0 for rate in rates),
         gpu_hour_price=config.gpu_hour_price,
         names=tuple(rate.name for rate in known),
-        other_gpus=other_gpus,
         best=best,
         num_gpus=num_gpus,
         why_no_best=problem,
@@ -197,16 +193,19 @@ def describe_expected(outlook: Outlook) -> str:
 
 def describe_time(outlook: Outlook) -> str:
     """How long, and of it how long before anything is done."""
-    loading = f", of it {duration(outlook.load_s)} to load the models" if outlook.load_s else ""
-    return f"about {duration(outlook.eta_s)} for {outlook.num_pairs} pairs{loading}"
+    load_s = outlook.load_s
+    loading = f", of it {duration(load_s)}" if load_s else ", and however long it takes"
+    return (
+        f"about {duration(outlook.eta_s)} for {outlook.num_pairs} pairs{loading} to load the models"
+    )
 
 
 def describe_cost(outlook: Outlook) -> str:
     """GPU-hours, and what they cost where a price is known."""
-    gpus = outlook.gpus
+    gpus = outlook.num_gpus_held
     if not gpus:
         return "no GPUs"
-    hours = f"{gpus:g} GPUs x {outlook.eta_s / 3600:.3g} h = {outlook.gpu_hours:.3g} GPU-hours"
+    hours = f"{gpus} GPUs x {outlook.eta_s / 3600:.3g} h = {outlook.gpu_hours:.3g} GPU-hours"
     if outlook.cost is None:
         return f"{hours}; set plan.gpu_hour_price to see their price"
     return f"{hours}, {outlook.cost:.3g} at {outlook.gpu_hour_price:g} a GPU-hour"

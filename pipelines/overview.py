@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from actors.images import estimate_image_bytes
-from cluster.plan import Node, Plan, PoolPlan, count_calls
+from cluster.packing import Node
+from cluster.plan import Plan, PoolPlan, count_calls
 from cluster.pool import PoolConfig
 from cluster.session import plan_session
 from pipelines import seeds as seed_tables
@@ -107,7 +108,7 @@ def describe_plan(
         *(_describe_pool(pool, config.scorer.backend, config.scorer.model) for pool in plan.others),
         *_describe_author(config),
         *_describe_inject(config),
-        f"GPUs       {plan.gpus:g} asked, {there}",
+        f"GPUs       {plan.gpus:g} asked{_describe_parts(plan)}, {there}",
         f"bytes      about {_bytes(plan.total_bytes)} in all, {_bytes(plan.row_bytes)} an image, "
         f"up to {_bytes(plan.bytes_in_flight)} in flight",
         *_describe_outlook(outlook),
@@ -143,7 +144,7 @@ def first_lines(config: SynergyConfig, num_chains: int, num_pairs_left: int) -> 
 
 def plan_to_dict(plan: Plan, outlook: Outlook | None) -> dict[str, Any]:
     """The plan as JSON-able values, derived numbers included; no rates: `outlook` is null."""
-    derived = ("num_units", "num_pairs", "gpus", "total_bytes", "bytes_in_flight")
+    derived = ("num_units", "num_pairs", "gpus", "num_gpus", "total_bytes", "bytes_in_flight")
     values = dataclasses.asdict(plan) | {name: getattr(plan, name) for name in derived}
     if outlook is None:
         return values | {"outlook": None}
@@ -197,6 +198,10 @@ def _describe_outlook(outlook: Outlook | None) -> list[str]:
     ]
     best = describe_best(outlook)
     return [*lines, f"split      {best}"] if best else lines
+
+
+def _describe_parts(plan: Plan) -> str:
+    return f" in parts of {plan.num_gpus}" if plan.num_gpus - plan.gpus > 1e-6 else ""
 
 
 def _describe_author(config: SynergyConfig) -> list[str]:

@@ -10,7 +10,7 @@ the same command goes on from there.
 
 import logging
 import time
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -23,10 +23,11 @@ from actors.records import Row
 from actors.scoring import build_scoring
 from actors.text_to_image import build_text_to_image
 from actors.text_to_text import build_text_to_text
-from cluster.plan import Demand, check_fits
+from cluster.packing import Demand, check_fits
 from cluster.pool import Pool, PoolConfig, start_pool
 from cluster.run_record import RUN_KEY
-from cluster.session import SessionInfo, session
+from cluster.session import SessionInfo, nodes_at_hand, session
+from cluster.sharing import shared_places
 from cluster.telemetry import Board, Progress, start_board
 from cluster.visible import check_visible_everywhere
 from pipelines import seeds as seed_tables
@@ -38,14 +39,14 @@ from pipelines.overview import log_plan
 from pipelines.pull import pull, stats_of
 from pipelines.replay import claim_replays
 from pipelines.run_totals import Spent, Totals, reconcile
-from pipelines.stages import DEFAULT_UNITS_IN_FLIGHT, STAGE_CPUS, least_processes
+from pipelines.stages import STAGE_CPUS, least_processes
 from pipelines.synergy import (
     Pools,
     SynergyConfig,
     build,
     constant_columns,
     stages_of_round,
-    units_a_group,
+    units_in_flight,
 )
 from pipelines.traces import traced
 from pipelines.units import UnitSource
@@ -302,8 +303,7 @@ def _demand(name: str, pool: PoolConfig) -> Demand:
 
 def _fit_stages(config: SynergyConfig, num_units: int) -> SynergyConfig:
     """Ray Data warns when it may run more tasks than there are units."""
-    default = max(DEFAULT_UNITS_IN_FLIGHT, units_a_group(config))
-    num_in_flight = min(config.stages.num_units_in_flight or default, num_units)
+    num_in_flight = min(units_in_flight(config), num_units)
     return replace(config, stages=replace(config.stages, num_units_in_flight=num_in_flight))
 
 
@@ -320,13 +320,14 @@ def _pools(config: SynergyConfig, factories: dict[str, Factory]) -> Generator[di
     configs: dict[str, PoolConfig] = {name: getattr(config.pools, name) for name in factories}
     num_processes = sum(one.least_replicas for one in configs.values())
     is_crowded = num_processes > ray.cluster_resources().get("CPU", 0)
+    bound = [_demand(name, one) for name, one in configs.items() if not one.is_elastic]
     pools: dict[str, Pool] = {}
     with ExitStack() as stack:
+        places = stack.enter_context(shared_places(bound, nodes_at_hand()))
         for name in sorted(factories, key=lambda name: configs[name].least_replicas):
             rest_after_s = REST_AFTER_S if is_crowded else 0.0
-            pools[name] = stack.enter_context(
-                _pool(name, factories[name], configs[name], rest_after_s)
-            )
+            pool = _pool(name, factories[name], configs[name], rest_after_s, places.get(name, ()))
+            pools[name] = stack.enter_context(pool)
         for pool in pools.values():
             pool.stats()  # it has asked for its replicas: they come before Ray Data's own actors
         yield pools
@@ -334,9 +335,13 @@ def _pools(config: SynergyConfig, factories: dict[str, Factory]) -> Generator[di
 
 @contextmanager
 def _pool(
-    name: str, factory: Any, config: PoolConfig, rest_after_s: float = 0.0
+    name: str,
+    factory: Any,
+    config: PoolConfig,
+    rest_after_s: float = 0.0,
+    places: Sequence[Mapping[str, Any]] = (),
 ) -> Generator[Pool]:
-    pool = start_pool(name, factory, config, rest_after_s=rest_after_s)
+    pool = start_pool(name, factory, config, rest_after_s=rest_after_s, places=places)
     try:
         yield pool
     finally:

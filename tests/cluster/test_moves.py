@@ -1,28 +1,15 @@
 """cluster/moves.py: when GPUs change hands, in a run that takes no time."""
 
-import random
-from dataclasses import replace
-from types import SimpleNamespace
-
 import pytest
+from fluid_run import run_shifted, two_pools
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cluster.moves import Price, should_move
-from cluster.plan import Node
-from cluster.rates import RateWindow
-from cluster.split import PoolRate, Split, forecast, solve
+from cluster.packing import Node
+from cluster.split import PoolRate, Split, solve
 
-BATCH = 8
-TICK_S, LOOK_S = 5.0, 20.0
 speeds = st.floats(0.02, 50)
-
-
-def _pools(draws: float, describes: float, error: float = 0.0) -> list[PoolRate]:
-    return [
-        PoolRate(name=name, calls_per_s=one, calls_per_pair=1 / BATCH, error=error)
-        for name, one in (("draws", draws), ("describes", describes))
-    ]
 
 
 def _split(*num_replicas: int) -> Split:
@@ -39,7 +26,7 @@ DEAR = [Price(load_s=60.0, lost_s=5.0)] * 2
 
 def test_a_run_whose_captions_grew_moves_and_says_what_it_costs() -> None:
     # 7 + 1 was best at 7 : 1. At 7 : 4 the captioner holds everything up.
-    move = should_move(_split(7, 1), _pools(1.0, 1.75), _gpus(8), DEAR, 100_000)
+    move = should_move(_split(7, 1), two_pools(1.0, 1.75), _gpus(8), DEAR, 100_000)
     assert move.is_worth
     assert move.best.split.num_replicas == (5, 3)
     assert (move.current.pairs_per_s, move.best.pairs_per_s) == (14.0, 40.0)
@@ -53,7 +40,7 @@ def test_a_run_whose_captions_grew_moves_and_says_what_it_costs() -> None:
 
 
 def test_a_move_near_the_end_is_refused() -> None:
-    pools = _pools(1.0, 1.75)
+    pools = two_pools(1.0, 1.75)
     verdicts = [
         should_move(_split(7, 1), pools, _gpus(8), DEAR, left).is_worth
         for left in (0, 10, 100, 500, 900, 10_000)
@@ -67,15 +54,15 @@ def test_a_move_near_the_end_is_refused() -> None:
 
 def test_replicas_that_share_gpus_are_not_moved() -> None:
     shared = Split(num_replicas=(8, 1), num_gpus=(0.6, 0.4))
-    move = should_move(shared, _pools(1.0, 0.1), _gpus(8), FREE, 1e6)
+    move = should_move(shared, two_pools(1.0, 0.1), _gpus(8), FREE, 1e6)
     assert not move.is_worth
     assert "share GPUs" in str(move)
 
 
 def test_nothing_is_moved_where_there_are_no_gpus_or_too_few_are_left() -> None:
     on_cpus = Split(num_replicas=(2, 1), num_gpus=(0.0, 0.0))
-    assert "(no GPUs)" in str(should_move(on_cpus, _pools(1.0, 0.1), [], FREE, 1e6))
-    move = should_move(_split(1, 1), _pools(1.0, 0.1), _gpus(1), FREE, 1e6)
+    assert "(no GPUs)" in str(should_move(on_cpus, two_pools(1.0, 0.1), [], FREE, 1e6))
+    move = should_move(_split(1, 1), two_pools(1.0, 0.1), _gpus(1), FREE, 1e6)
     assert not move.is_worth
     assert "does not fit on 1 nodes with 1 GPUs" in str(move)
 
@@ -96,8 +83,8 @@ def test_what_is_not_needed_stays_where_nobody_needs_its_gpu() -> None:
 def test_readings_that_are_off_by_a_tenth_never_move_a_run_from_its_best_split(
     draws: float, describes: float, num_gpus: int, draws_off: float, describes_off: float
 ) -> None:
-    best = solve(_pools(draws, describes), _gpus(num_gpus)).split
-    noisy = _pools(draws * (1 + draws_off), describes * (1 + describes_off), error=0.1)
+    best = solve(two_pools(draws, describes), _gpus(num_gpus)).split
+    noisy = two_pools(draws * (1 + draws_off), describes * (1 + describes_off), error=0.1)
     assert not should_move(best, noisy, _gpus(num_gpus), FREE, 1e9).is_worth
 
 
@@ -107,50 +94,12 @@ def test_a_move_ends_sooner_than_staying_and_keeps_to_the_gpus(
     draws: float, describes: float, num_gpus: int, data: st.DataObject, left: float
 ) -> None:
     first = data.draw(st.integers(1, num_gpus - 1))
-    current, pools = _split(first, num_gpus - first), _pools(draws, describes)
+    current, pools = _split(first, num_gpus - first), two_pools(draws, describes)
     move = should_move(current, pools, _gpus(num_gpus), DEAR, left)
     assume(move.is_worth)
     assert move.best.split.gpus <= num_gpus
     stays_s = left / move.current.pairs_per_s
     assert left / move.best.pairs_per_s + move.paid_s < stays_s
-
-
-class _Run:
-    """Pairs and calls as a fluid, five seconds at a time; calls take +-10 % by chance."""
-
-    def __init__(self, split: Split, rng_seed: int) -> None:
-        self.split = self.pending = split
-        self.now_s, self.loaded_at_s = 0.0, 0.0
-        self.num_pairs = 0.0
-        self._calls, self._busy_s, self._begun = [0, 0], [0.0, 0.0], [0.0, 0.0]
-        self._random = random.Random(rng_seed)
-
-    def tick(self, pools: list[PoolRate]) -> None:
-        if self.now_s >= self.loaded_at_s:
-            self.split = self.pending
-        pairs = forecast(pools, self.split, self.split.gpus).pairs_per_s
-        self.num_pairs += pairs * TICK_S
-        self.now_s += TICK_S
-        for i, pool in enumerate(pools):
-            self._begun[i] += TICK_S * pairs * pool.calls_per_pair
-            while self._begun[i] >= 1:
-                self._begun[i] -= 1
-                self._calls[i] += 1
-                self._busy_s[i] += self._random.uniform(0.9, 1.1) / pool.calls_per_s
-
-    def move(self, split: Split, load_s: float) -> None:
-        kept = tuple(map(min, split.num_replicas, self.split.num_replicas))
-        self.split, self.pending = replace(split, num_replicas=kept), split
-        self.loaded_at_s = self.now_s + load_s
-
-    def counts(self, pool: int) -> SimpleNamespace:
-        num_calls = self._calls[pool]
-        return SimpleNamespace(
-            num_loads=1,
-            num_calls=num_calls,
-            num_rows=BATCH * num_calls,
-            busy_s=self._busy_s[pool],
-        )
 
 
 @pytest.mark.parametrize("rng_seed", range(3))
@@ -167,28 +116,8 @@ class _Run:
 def test_after_a_fourfold_shift_a_run_gets_what_the_best_split_gives_less_the_price(
     draws: float, describes: float, num_gpus: int, shift: tuple[float, float], rng_seed: int
 ) -> None:
-    before = _pools(draws, describes)
-    after = _pools(draws * shift[0], describes * shift[1])
-    nodes, prices = _gpus(num_gpus), [Price(load_s=60.0)] * 2
-    run = _Run(solve(before, nodes).split, rng_seed)
-    num_pairs = 3600 * forecast(before, run.split, num_gpus).pairs_per_s
-    windows, moved_at, paid_s = (RateWindow(), RateWindow()), list[float](), 0.0
-    while run.num_pairs < num_pairs:
-        run.tick(before if run.num_pairs < num_pairs / 2 else after)
-        if run.num_pairs < num_pairs / 2:
-            shifted_at, num_left = run.now_s, num_pairs - run.num_pairs
-        for pool, window in enumerate(windows):
-            window.see(run.counts(pool))
-        seen = [window.rate() for window in windows]
-        if run.now_s % LOOK_S or run.split != run.pending or None in seen:
-            continue
-        rates = [one.of(p.name, num_gpus=1) for one, p in zip(seen, before, strict=True) if one]
-        move = should_move(run.split, rates, nodes, prices, num_pairs - run.num_pairs)
-        if move.is_worth:
-            moved_at.append(run.now_s)
-            paid_s += move.paid_s
-            run.move(move.best.split, prices[0].load_s)
-    assert all(at > shifted_at for at in moved_at), "noise alone moved it"
-    assert len(moved_at) <= 2
-    ideal_s = num_left / solve(after, nodes).pairs_per_s
-    assert (ideal_s + paid_s) / (run.now_s - shifted_at) >= 0.95
+    found = run_shifted(draws, describes, num_gpus, shift, rng_seed=rng_seed)
+    assert all(at > found.shifted_at_s for at in found.moved_at_s), "noise alone moved it"
+    assert len(found.moved_at_s) <= 2
+    assert (found.ideal_s + found.paid_s) / found.took_s >= 0.95
+    assert found.ideal_s / found.took_s >= 0.95, "the price itself included"

@@ -13,7 +13,7 @@ import ray.data
 
 from cluster.errors import PoolError
 from cluster.guard import LOCAL_ENVIRONMENT
-from cluster.plan import Demand, Node
+from cluster.packing import Demand, Node
 from cluster.session import (
     DATA_SETTINGS,
     ENVIRONMENT,
@@ -166,7 +166,7 @@ LOCAL = """
 import os, sys, time
 from cluster.errors import PoolError
 from cluster.guard import LOCAL_ENVIRONMENT
-from cluster.plan import Demand
+from cluster.packing import Demand
 from cluster.session import ENVIRONMENT, SessionConfig, session, unwrapped
 
 generator = Demand(name="generator", num_replicas=2, num_cpus=0.5, num_gpus=1)

@@ -9,7 +9,7 @@ from runs import MakeConfig, read_pairs
 from actors.backends.simulated import simulated_identity
 from actors.records import SCORE_COLUMNS
 from cluster.config import load
-from cluster.plan import Node, check_fits
+from cluster.packing import Node, check_fits
 from pipelines.run import loop_demands, run
 from pipelines.status import describe_status, describe_totals, read_status
 from pipelines.synergy import Models, SynergyConfig, fingerprint_fields

@@ -13,7 +13,8 @@ from pipelines.balance import can_swap
         ((1, 4), (1, 1), False),  # what the captioner leaves has too few CPUs
         ((2, 4), (1, 4), False),  # two GPUs on two nodes are no place for it
         ((2, 4), (2, 4), False),
-        ((0.5, 1), (0.5, 1), False),
+        ((0.5, 1), (0.5, 1), False),  # what either does alone is not seen
+        ((0.6, 1), (0.4, 1), False),
         ((0, 1), (0, 1), False),
     ],
 )

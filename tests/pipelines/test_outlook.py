@@ -6,7 +6,7 @@ import math
 import pytest
 
 from cluster import config as config_files
-from cluster.plan import Node
+from cluster.packing import Node
 from pipelines.outlook import Outlook, PlanConfig, RateConfig
 from pipelines.overview import describe_plan, first_lines, make_outlook, make_plan, plan_to_dict
 from pipelines.synergy import SynergyConfig
@@ -76,6 +76,38 @@ def test_a_config_that_shares_a_gpu_has_said_that_its_models_fit() -> None:
     assert found.expected.bottleneck == "generator and captioner"
     # 1 s and .15 s of the GPU a pair, and .95 of a second to be had.
     assert found.expected.pairs_per_s == pytest.approx(0.95 / 1.15)
+
+
+def test_a_gpu_that_is_held_in_part_costs_a_whole_one() -> None:
+    words = [
+        "pools.generator.num_replicas=8", "pools.captioner.num_replicas=2",
+        "pools.generator.num_gpus=0.6", "pools.captioner.num_gpus=0.4",
+        "plan.gpu_hour_price=1",
+    ]  # fmt: skip
+    config = _config(*RATES, *words)
+    plan = make_plan(config)
+    for nodes in (EIGHT, [Node(num_cpus=2, num_gpus=0)]):
+        found = make_outlook(plan, config, nodes)
+        assert found is not None
+        # 8 GPUs, two of them shared; 1 s and .15 s a pair.
+        assert found.expected.pairs_per_s == pytest.approx(min(6 + 2 * 0.95, 7.9 / 1.15))
+        assert (found.num_gpus, found.gpu_hours) == (8, pytest.approx(8 * found.eta_s / 3600))
+    page = describe_plan(plan, config, make_outlook(plan, config, EIGHT), EIGHT).splitlines()
+    assert "GPUs       5.6 asked in parts of 8, 8 in the cluster" in page
+
+
+def test_replicas_are_not_forecast_on_gpus_that_they_do_not_get() -> None:
+    """Ray packs halves: GPUs that stay free do not help, and once were counted."""
+    words = [f"pools.{name}.num_gpus=0.5" for name in ("generator", "captioner")]
+    counts = ["pools.generator.num_replicas=2", "pools.captioner.num_replicas=2"]
+    found = _outlook(*words, *counts)
+    assert found.expected.pairs_per_s == pytest.approx(2 * 0.95 / 1.15)
+    assert not found.is_best
+
+
+def test_more_rounds_are_not_more_bytes_in_flight() -> None:
+    few, many = (make_plan(_config(f"num_rounds={n}"), 10**6) for n in (1, 8))
+    assert few.bytes_in_flight == many.bytes_in_flight
 
 
 def test_what_cannot_be_split_says_so_and_is_planned_all_the_same() -> None:
@@ -152,6 +184,7 @@ def test_a_run_begins_its_log_with_two_or_three_lines() -> None:
     three = first_lines(_config(*RATES), 200, 600)
     assert len(three) == 3
     assert three[1].startswith("6 pairs/s, bottleneck generator")
+    assert "600 pairs, and however long it takes to load the models" in three[1]
     assert "about 1 min for 600 pairs" in three[1]
     assert "pools.generator.num_replicas=7" in three[2]
 

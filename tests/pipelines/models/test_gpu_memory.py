@@ -70,6 +70,12 @@ def test_a_share_of_vllm_is_what_it_is_told_to_fill() -> None:
     (_, one) = estimate_memory(_config(0.5, captioner=captioner), 80)
     assert one.has_gib == pytest.approx(32)
     assert "at least" in describe_memory([one])[0]
+    assert len(describe_memory([one])) == 1
+
+
+def test_a_vllm_that_fills_more_than_it_asks_for_leaves_no_room_to_share() -> None:
+    (_, one) = estimate_memory(_config(0.4, captioner={"backend": "vllm"}), 80)
+    assert "fills 0.9 of a GPU and asks for 0.4 of it" in describe_memory([one])[-1]
 
 
 def test_an_author_counts_where_seeds_are_written() -> None:
