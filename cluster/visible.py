@@ -3,7 +3,6 @@
 Limits: asks the nodes that are there now; object storage is taken to be the same from everywhere.
 """
 
-import importlib
 import logging
 import time
 from collections.abc import Sequence
@@ -29,8 +28,10 @@ def check_visible_everywhere(uri: str, key: str) -> None:
     Raises:
         ValueError: nodes do not see `key`; what they commit would stay with them.
     """
-    ray: Any = importlib.import_module("ray")
-    strategies: Any = importlib.import_module("ray.util.scheduling_strategies")
+    import ray  # late: `pairloom plan` must not pay for it
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     store = open_store(uri)
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
     if len(nodes) < 2 or not isinstance(store, LocalStore):
@@ -43,14 +44,13 @@ def check_visible_everywhere(uri: str, key: str) -> None:
             time.sleep(0.2)
         return path.is_file()
 
+    probe: Any = ray.remote(is_visible)
     answers = {
-        ray.remote(is_visible)
-        .options(
+        probe.options(
             num_cpus=0,
             max_retries=0,
-            scheduling_strategy=strategies.NodeAffinitySchedulingStrategy(node_id, soft=False),
-        )
-        .remote(): f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+        ).remote(): f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
         for node_id, node in nodes.items()
         if node["Resources"].get("CPU")  # a head without CPUs runs no stage
     }
@@ -63,7 +63,7 @@ def check_visible_everywhere(uri: str, key: str) -> None:
     for reference in done:
         try:
             blind += [] if ray.get(reference) else [answers[reference]]
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             logger.warning("node %s could not look for %s: %s", answers[reference], path, error)
     refuse_blind(store.uri, key, blind)
 
