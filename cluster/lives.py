@@ -75,6 +75,8 @@ class Lives:
         self._on_failure = on_failure
         self._rest_after_s = rest_after_s
         self._is_asked = asyncio.Event()
+        self._has_rest = False
+        """Whether the other replicas of the start are still to come: not after a resize."""
         self.slots: dict[int, Slot] = {}
         self.links: dict[Slot, ReplicaLink] = {}
         """Also of lives that are over, until their calls have come back."""
@@ -93,6 +95,7 @@ class Lives:
         """Begins to load the first replicas; needs the running event loop."""
         self.resize(1 if self._rest_after_s else self._config.least_replicas)
         if self._rest_after_s:
+            self._has_rest = True
             self.spawn(self._start_rest())
         self.spawn(self._keep_time())
 
@@ -104,10 +107,12 @@ class Lives:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._rest_after_s):
                 await self._is_asked.wait()
-        self.resize(max(self.num_places(), self._config.least_replicas))
+        if self._has_rest:
+            self.resize(self._config.least_replicas)
 
     def resize(self, num_replicas: int) -> None:
         """Starts more replicas, or lets those go that are least at work, each after its batches."""
+        self._has_rest = False
         if not self._is_wanted:
             return
         for _ in range(num_replicas - len(self._places)):

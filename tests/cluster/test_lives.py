@@ -279,3 +279,15 @@ def test_a_pool_that_is_drained_before_its_other_replicas_are_asked_for_does_wit
         pool.dispatcher.close()
 
     run_jumping(run())
+
+
+def test_a_size_that_was_asked_for_meanwhile_holds() -> None:
+    async def run() -> None:
+        pool = FakePool(num_replicas=3, rest_after_s=5.0)
+        await asyncio.sleep(1.0)
+        pool.dispatcher.resize(2)
+        await asyncio.sleep(9.0)
+        assert len(pool.replicas) == 2
+        pool.dispatcher.close()
+
+    run_jumping(run())
