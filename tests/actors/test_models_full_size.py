@@ -106,6 +106,7 @@ def test_the_captioner_of_a_config_describes(
 def test_the_author_of_a_config_writes(folders: dict[str, Path]) -> None:
     words = [f"seeds.author.model.model={folders['llm']}", "seeds.author.model.backend=hf_mllm"]
     words += ["seeds.author.model.max_new_tokens=8", "seeds.author.model.dtype=float32"]
+    words += ["seeds.author.pool.calls_per_replica=1"]
     task = build_text_to_text(_load("lightning", *words).seeds.author.model)
     rows = task([{"prompt": text, "rng_seed": 1} for text in ("one", "another prompt")])
     assert all(row.get("text") or row["error"].startswith("text_empty") for row in rows)

@@ -77,7 +77,7 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def build_llava_next(folder: Path) -> Path:
+def build_llava_next(folder: Path, spread: float = 0.02) -> Path:
     """As llava-hf/llava-v1.6-vicuna-7b-hf: pictures in up to four tiles and a whole."""
     from transformers import (
         CLIPVisionConfig,
@@ -110,7 +110,7 @@ def build_llava_next(folder: Path) -> Path:
     )
     config = LlavaNextConfig(
         vision_config=vision,
-        text_config=LlamaConfig(**_text(ids, "</s>", bos_token_id=1)),
+        text_config=LlamaConfig(**_text(ids, "</s>", bos_token_id=1, initializer_range=spread)),
         image_token_index=ids["<image>"],
         image_grid_pinpoints=grid,
     )
@@ -133,7 +133,7 @@ def build_llava_next(folder: Path) -> Path:
     return folder
 
 
-def build_qwen_vl(folder: Path, kind: str = "qwen2_5_vl") -> Path:
+def build_qwen_vl(folder: Path, kind: str = "qwen2_5_vl", spread: float = 0.02) -> Path:
     """As Qwen/Qwen2.5-VL-7B-Instruct, or with kind `qwen3_vl` as Qwen/Qwen3-VL-8B-Instruct."""
     import transformers
 
@@ -141,10 +141,13 @@ def build_qwen_vl(folder: Path, kind: str = "qwen2_5_vl") -> Path:
     tokenizer, ids = _qwen_tokenizer(QWEN_TEMPLATE)
     name = {"qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}[kind]
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
-    text = _text(ids, "<|im_end|>", bos_token_id=0, rope_parameters=rope)
+    more = {"rope_parameters": rope, "initializer_range": spread}
+    text = _text(ids, "<|im_end|>", bos_token_id=0, **more)
     vision: dict[str, Any] = {"depth": 2, "hidden_size": 32, "num_heads": 2, "out_hidden_size": 64}
     vision |= {"intermediate_size": 64}
     if kind == "qwen3_vl":
+        # As the hub's files say; vLLM believes them, transformers knows without.
+        rope["mrope_interleaved"] = True
         text |= {"head_dim": 32}
         vision |= {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
     else:
@@ -174,13 +177,14 @@ def build_qwen_vl(folder: Path, kind: str = "qwen2_5_vl") -> Path:
     return folder
 
 
-def build_llm(folder: Path) -> Path:
+def build_llm(folder: Path, spread: float = 0.02) -> Path:
     """As Qwen/Qwen2.5-7B-Instruct: texts only, with a template that takes no parts."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     _seed()
     tokenizer, ids = _qwen_tokenizer(CHAT_TEMPLATE)
-    Qwen2ForCausalLM(Qwen2Config(**_text(ids, "<|im_end|>"))).half().save_pretrained(folder)
+    config = Qwen2Config(**_text(ids, "<|im_end|>", initializer_range=spread))
+    Qwen2ForCausalLM(config).half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(CARD)
     return folder
