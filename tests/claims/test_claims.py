@@ -8,11 +8,8 @@ import pytest
 from claims import Check, Claim, over_seeds, wilson
 
 HERE = Path(__file__).parent
-# Those that start Ray or draw pictures: half a minute to three.
-SLOW = [
-    pytest.param(one, marks=pytest.mark.slow)
-    for one in ("recurrence.py", "batched_author.py", "drift.py")
-]
+# Half a minute to two.
+SLOW = [pytest.param(one, marks=pytest.mark.slow) for one in ("recurrence.py", "batched_author.py")]
 
 
 @pytest.mark.parametrize("script", ["hygiene.py", "text_metrics.py", *SLOW])
