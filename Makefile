@@ -136,6 +136,11 @@ bench-gpu: $(VENV)/.dev
 	$(BIN)/python tests/gpu/bench_sdxl.py --pool --budget-s 330
 	$(BIN)/python tests/gpu/bench_mllm.py --budget-s 150
 
+# A short loop of both at full size through the run itself, on one GPU of 80 GB; 21 GB of random weights.
+.PHONY: bench-gpu-loop
+bench-gpu-loop: $(VENV)/.dev
+	$(BIN)/python tests/gpu/bench_loop.py
+
 .PHONY: k8s lock sbom
 # Everything under k8s/, without a cluster. promtool is Debian's: unpacked, not installed.
 k8s: $(VENV)/.dev

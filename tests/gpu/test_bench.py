@@ -70,6 +70,18 @@ def test_a_pool_is_measured_against_the_bare_loop(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_short_loop_is_run_and_verified(tmp_path: Path) -> None:
+    out, models = tmp_path / "loop.json", tmp_path / "models"
+    command = [sys.executable, str(HERE / "bench_loop.py"), "--tiny", "--seeds", "4"]
+    command += ["--models", str(models), "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(out.read_text())
+    assert (report["verify"], report["totals"]["num_pairs"]) == (0, 8)
+    assert {path.name for path in models.iterdir()} == {"sdxl", "llava"}
+
+
+@pytest.mark.slow
 def test_full_size_is_the_public_models_size() -> None:
     """On the meta device: no memory. Published: 2.567 B and 83.7 M parameters; 6.76 and 10.47
     TFLOP are reckoned from the architecture in 1024 px, apart from this.
