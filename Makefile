@@ -130,6 +130,11 @@ CLAIMS := recurrence batched_author text_metrics hygiene
 claims: $(VENV)/.dev
 	@failed=0; for claim in $(CLAIMS); do $(BIN)/python tests/claims/$$claim.py || failed=1; done; exit $$failed
 
+# Claim 6, about ten minutes.
+.PHONY: claim-drift
+claim-drift: $(VENV)/.dev
+	$(BIN)/python tests/claims/drift.py
+
 .PHONY: bench-gpu
 # Both in ten minutes: what does not fit is named. Longer: either script alone, --budget-s.
 bench-gpu: $(VENV)/.dev
