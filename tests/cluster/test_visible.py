@@ -50,6 +50,7 @@ cluster.shutdown()
 """
 
 
+@pytest.mark.slow
 def test_every_node_is_asked_whether_it_sees_the_output(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

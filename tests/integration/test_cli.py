@@ -103,6 +103,7 @@ def test_sigkill_at_five_random_moments_loses_and_repeats_nothing(tmp_path: Path
     assert num_drawn <= 30 + 5 * 2 * 2
 
 
+@pytest.mark.slow
 def test_seeds_verb_commits_the_table_that_the_run_then_uses(tmp_path: Path) -> None:
     seeds = tmp_path / "seeds.txt"
     seeds.write_text("one\n\none\ntwo\n")

@@ -29,6 +29,7 @@ def _without(output: str, *names: str) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in names} for row in read_pairs(output)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_run_that_was_cut_off_or_is_cut_otherwise_begins_the_same_rounds_anew(
     make_config: MakeConfig, tmp_path: Path
@@ -62,6 +63,7 @@ def test_a_run_that_was_cut_off_or_is_cut_otherwise_begins_the_same_rounds_anew(
     assert _without(other.output, *names) == _without(config.output, *names)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_ends_with_the_lineage_that_is_due(tmp_path: Path) -> None:
     words = words_of(tmp_path, *INJECT, "unit_size=2", "generator.simulated.call_s=0.4")
     output = tmp_path / "run"

@@ -79,6 +79,7 @@ def test_chains_stop_are_counted_and_told_of(make_config: MakeConfig, tmp_path: 
     assert _same(tmp_path / "run") == whole
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_scores_of_the_embedded_models(make_config: MakeConfig) -> None:
     config = make_config(
