@@ -307,6 +307,16 @@ def _fit_stages(config: SynergyConfig, num_units: int) -> SynergyConfig:
     return replace(config, stages=replace(config.stages, num_units_in_flight=num_in_flight))
 
 
+def rest_after_s(pools: Sequence[PoolConfig], num_cpus: float, can_autoscale: bool) -> float:
+    """How long all but the first replica of each pool let the stages go first.
+
+    Not where nodes come on demand: of replicas that have not been asked for an autoscaler cannot
+    know, and a cluster that is to come has no cores yet to compare with.
+    """
+    is_crowded = sum(one.least_replicas for one in pools) > num_cpus
+    return REST_AFTER_S if is_crowded and not can_autoscale else 0.0
+
+
 @contextmanager
 def _pools(config: SynergyConfig, factories: dict[str, Factory]) -> Generator[dict[str, Pool]]:
     """A pool for each model, that with the fewest replicas first.
@@ -318,15 +328,14 @@ def _pools(config: SynergyConfig, factories: dict[str, Factory]) -> Generator[di
     import ray
 
     configs: dict[str, PoolConfig] = {name: getattr(config.pools, name) for name in factories}
-    num_processes = sum(one.least_replicas for one in configs.values())
-    is_crowded = num_processes > ray.cluster_resources().get("CPU", 0)
+    num_cpus = ray.cluster_resources().get("CPU", 0)
+    wait_s = rest_after_s(list(configs.values()), num_cpus, config.cluster.can_autoscale)
     bound = [_demand(name, one) for name, one in configs.items() if not one.is_elastic]
     pools: dict[str, Pool] = {}
     with ExitStack() as stack:
         places = stack.enter_context(shared_places(bound, nodes_at_hand()))
         for name in sorted(factories, key=lambda name: configs[name].least_replicas):
-            rest_after_s = REST_AFTER_S if is_crowded else 0.0
-            pool = _pool(name, factories[name], configs[name], rest_after_s, places.get(name, ()))
+            pool = _pool(name, factories[name], configs[name], wait_s, places.get(name, ()))
             pools[name] = stack.enter_context(pool)
         for pool in pools.values():
             pool.stats()  # it has asked for its replicas: they come before Ray Data's own actors
@@ -338,10 +347,10 @@ def _pool(
     name: str,
     factory: Any,
     config: PoolConfig,
-    rest_after_s: float = 0.0,
+    wait_s: float = 0.0,
     places: Sequence[Mapping[str, Any]] = (),
 ) -> Generator[Pool]:
-    pool = start_pool(name, factory, config, rest_after_s=rest_after_s, places=places)
+    pool = start_pool(name, factory, config, rest_after_s=wait_s, places=places)
     try:
         yield pool
     finally:
