@@ -338,7 +338,9 @@ def _pools(config: SynergyConfig, factories: dict[str, Factory]) -> Generator[di
             pool = _pool(name, factories[name], configs[name], wait_s, places.get(name, ()))
             pools[name] = stack.enter_context(pool)
         for pool in pools.values():
-            pool.stats()  # it has asked for its replicas: they come before Ray Data's own actors
+            # It has asked for its replicas then: they come before Ray Data's own actors. Not asked
+            # without a bound: a signal does nothing while a dispatcher does not answer.
+            stats_of(pool)
         yield pools
 
 
