@@ -27,4 +27,7 @@ def test_what_is_missing_is_refused(words: list[str], said: str) -> None:
 
 
 def test_models_that_nobody_asks_are_not_looked_for() -> None:
-    load_config("conf/synergy.yaml", ["seeds.author.model.model=/nowhere", "scorer.model=/nowhere"])
+    words = ["seeds.author.model.model=/nowhere", "scorer.model=/nowhere"]
+    config = load_config("conf/synergy.yaml", words)
+    assert (config.seeds.author.model.model, config.scorer.model) == ("/nowhere", "/nowhere")
+    assert not config.scorer.is_on

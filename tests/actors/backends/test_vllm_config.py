@@ -28,7 +28,7 @@ def test_what_cannot_be_is_refused(make: Callable[[], object], said: str) -> Non
 
 def test_options_that_decide_the_answer_are_recorded_and_no_others() -> None:
     def recorded(backend: str = "vllm", **options: object) -> object:
-        vllm = VllmEngineConfig(**options)  # type: ignore[arg-type]
+        vllm = VllmEngineConfig(**options)
         return ImageToTextConfig(backend=backend, vllm=vllm).sampling_params()
 
     plain = recorded()

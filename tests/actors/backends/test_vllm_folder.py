@@ -15,7 +15,7 @@ NEWER, OLDER = "vision_tower.embeddings.", "vision_tower.vision_model.embeddings
 
 def _tensors(folder: Path) -> dict[str, bytes]:
     with safe_open(folder / "model.safetensors", "np") as file:
-        return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
+        return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118 - no dict
 
 
 def test_a_folder_of_this_transformers_is_copied_with_nothing_but_older_names(

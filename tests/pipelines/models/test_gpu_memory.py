@@ -42,7 +42,7 @@ def test_the_embedded_models_fit_and_on_cpus_nothing_is_asked() -> None:
 
 
 def test_weights_that_are_more_than_the_share_are_refused_and_a_sum_is_warned_of() -> None:
-    weights_gib = estimate_memory(_config())[0].need.weights_bytes / 2**30  # type: ignore[union-attr]
+    weights_gib = estimate_memory(_config())[0].need.weights_bytes / 2**30
     small = estimate_memory(_config(), weights_gib * 3)
     check_memory(small)
     assert any("may run out of memory" in line for line in describe_memory(small))
