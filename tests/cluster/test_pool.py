@@ -349,7 +349,7 @@ def test_dispatcher_and_replica_speak_ray_as_expected(local_ray: SessionInfo) ->
     factory = ray.cloudpickle.dumps(lambda: lambda rows: rows)
 
     async def work() -> None:
-        actor = _DispatcherActor("generator", config, factory)
+        actor = _DispatcherActor("generator", config, factory, 0.0, [])
         assert repr(actor) == "generator/dispatcher"
         await actor.start()
         assert await actor.wait_ready(1, START_S) == Outcome()
