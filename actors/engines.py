@@ -10,12 +10,12 @@ are built where they run, never pickled.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
-from actors.reasons import RowError
+from actors.reasons import Reason, RowError
 
 # Backends whose engine takes several calls at a time. In any other one two calls meet in the state
 # that it keeps (a scheduler's place in its steps, say), and mix.
@@ -35,6 +35,28 @@ class Drawn:
     problem: RowError | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One text of a language model, and how it ended."""
+
+    text: str
+    finish_reason: Literal["stop", "length"] | None = None
+    """`stop`: by itself, or at a stop string; `length`: cut at `max_new_tokens` or at the model's
+    own length; None where the engine cannot tell."""
+
+
+def check_answer(result: object) -> Answer:
+    """Takes what an engine returned for one row as an answer.
+
+    Raises:
+        RowError: it is none, or its text is no text.
+    """
+    text = result.text if isinstance(result, Answer) else result
+    if isinstance(result, Answer) and isinstance(text, str):
+        return result
+    raise RowError(Reason.TEXT_MISSING, f"the engine returned {type(text).__name__}, no answer")
+
+
 class ImageEngine(Protocol):
     """Draws one image per prompt. Equal (prompt, rng_seed) give equal images up to float noise, in
     any batch.
@@ -51,7 +73,7 @@ class CaptionEngine(Protocol):
 
     def describe(
         self, images: list[Image.Image], instruction: str, rng_seeds: list[int]
-    ) -> Sequence[str | RowError]: ...
+    ) -> Sequence[Answer | RowError]: ...
 
 
 @runtime_checkable
@@ -71,7 +93,7 @@ class PreprocessingEngine(Protocol):
         """
         ...
 
-    def describe_preprocessed(self, inputs: Any, rng_seeds: list[int]) -> list[str]:
+    def describe_preprocessed(self, inputs: Any, rng_seeds: list[int]) -> list[Answer]:
         """One answer per image of `inputs`, which is not altered: a batch is tried twice."""
         ...
 
@@ -79,7 +101,7 @@ class PreprocessingEngine(Protocol):
 class TextEngine(Protocol):
     """Answers each prompt with a text, or a RowError, as a CaptionEngine does."""
 
-    def write(self, prompts: list[str], rng_seeds: list[int]) -> Sequence[str | RowError]: ...
+    def write(self, prompts: list[str], rng_seeds: list[int]) -> Sequence[Answer | RowError]: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 Every image is asked about with one fixed instruction, named by id and hash. A row whose image
 does not decode, or whose answer is empty, too long or breaks a rule (actors/text_rules.py: what a
 picture says is data and is never obeyed), gets an `error`; the others of its batch go on. Fills
-`description` and `describe_s`.
+`description`, `finish_reason` and `describe_s`.
 Limits: the instruction is the run's, not the row's: the record takes it from
 `config.instruction_used()`; `describe_s` is the row's equal share of its batch, decoding left out:
 a replica decodes a batch, and resizes it where the engine can do that apart, while the engine
@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from actors.backends.simulated import SimulatedCaptionEngine
-from actors.engines import CaptionEngine, PreprocessingEngine
+from actors.engines import Answer, CaptionEngine, PreprocessingEngine, check_answer
 from actors.images import decode_image
 from actors.isolation import (
     Experience,
@@ -98,6 +98,7 @@ class ImageToText:
         self._instruction = config.instruction_used()
         self._max_chars = config.max_chars
         self._has_text_rules = config.has_text_rules
+        self._has_told_of_cut = False
         self._experience = Experience()
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
@@ -109,8 +110,8 @@ class ImageToText:
             rows=prepared.rows, live=prepared.live, inputs=self._preprocess(prepared.items)
         )
 
-    def work(self, prepared: PreparedPictures) -> WorkedRows[str | RowError]:
-        def describe(pictures: list[_Picture]) -> Sequence[str | RowError]:
+    def work(self, prepared: PreparedPictures) -> WorkedRows[Answer | RowError]:
+        def describe(pictures: list[_Picture]) -> Sequence[Answer | RowError]:
             rng_seeds = [picture.rng_seed for picture in pictures]
             inputs = prepared.inputs.get((pictures[0], len(pictures)))
             if inputs is not None and isinstance(self._engine, PreprocessingEngine):
@@ -120,7 +121,7 @@ class ImageToText:
 
         return work_rows(prepared, describe, self._experience)
 
-    def finish(self, worked: WorkedRows[str | RowError]) -> list[Row]:
+    def finish(self, worked: WorkedRows[Answer | RowError]) -> list[Row]:
         return finish_rows(worked, self._check, "describe_s", self._experience)
 
     def _preprocess(self, pictures: list[_Picture]) -> dict[tuple[_Picture, int], Any]:
@@ -141,11 +142,9 @@ class ImageToText:
                 _logger.info("%d pictures are left to the engine's thread: %r", len(part), error)
         return inputs
 
-    def _check(self, text: object) -> dict[str, Any]:
-        if not isinstance(text, str):
-            message = f"the engine returned {type(text).__name__}, no text"
-            raise RowError(Reason.TEXT_MISSING, message)
-        description = clean_text(text)
+    def _check(self, result: object) -> dict[str, Any]:
+        answer = check_answer(result)
+        text, description = answer.text, clean_text(answer.text)
         if not description:
             raise RowError(Reason.DESCRIPTION_EMPTY, f"the captioner answered {text[:80]!r}")
         if len(description) > self._max_chars:
@@ -156,7 +155,13 @@ class ImageToText:
         )  # as it came: cleaned text has no lines
         if rule is not None:
             raise RowError(Reason.TEXT_RULE, f"{rule}: {description[:80]!r}")
-        return {"description": description}
+        if answer.finish_reason == "length" and not self._has_told_of_cut:
+            self._has_told_of_cut = True
+            _logger.warning(
+                "an answer was cut at max_new_tokens, or at the model's own length; later ones are "
+                "not logged: their finish_reason is 'length'"
+            )
+        return {"description": description, "finish_reason": answer.finish_reason}
 
 
 def _read_image(row: Row) -> _Picture:

@@ -22,7 +22,7 @@ import pyarrow as pa
 Row = dict[str, Any]
 Role = Literal["draw", "describe", "author", "inject"]
 
-RECORD_FORMAT = "2.1"
+RECORD_FORMAT = "2.2"
 
 _UNIT_ID = re.compile(
     r"(?P<index>[0-9]+)-[0-9a-f]+(?:\.replay(?P<generation>[0-9]+)r(?P<first>[0-9]+))?"
@@ -95,6 +95,12 @@ PAIR_COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("height", pa.int32(), "pixels"),
     ("image_sha256", pa.string(), "of the encoded bytes"),
     ("description", pa.string(), "what the captioner said of the image"),
+    (
+        "finish_reason",
+        pa.string(),
+        "how the description ended: `stop` by itself, `length` cut at the token limit; null where "
+        "the engine cannot tell",
+    ),
     ("instruction", pa.string(), "what the captioner was asked"),
     ("instruction_id", pa.string(), "name of the instruction"),
     ("instruction_sha256", pa.string(), "of its text"),
@@ -200,6 +206,7 @@ CHAIN_SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("image_sha256", pa.string()),
         ("description", pa.string()),
+        ("finish_reason", pa.string()),
         ("rng_seed_draw", pa.int64()),
         ("rng_seed_describe", pa.int64()),
         ("draw_s", pa.float64()),

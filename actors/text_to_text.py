@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.backends.simulated import SimulatedTextEngine
-from actors.engines import TextEngine
+from actors.engines import Answer, TextEngine, check_answer
 from actors.isolation import Experience, run_rows
 from actors.language_model import LanguageModelConfig
 from actors.prompts import clean_text
@@ -47,7 +47,7 @@ class TextToText:
             experience=self._experience,
         )
 
-    def _write(self, items: list[tuple[str, int]]) -> Sequence[str | RowError]:
+    def _write(self, items: list[tuple[str, int]]) -> Sequence[Answer | RowError]:
         return self._engine.write(
             [prompt for prompt, _ in items], [rng_seed for _, rng_seed in items]
         )
@@ -60,9 +60,8 @@ def _read_prompt(row: Row) -> tuple[str, int]:
     return prompt, row["rng_seed"]
 
 
-def _check_text(text: object) -> dict[str, Any]:
-    if not isinstance(text, str):
-        raise RowError(Reason.TEXT_MISSING, f"the engine returned {type(text).__name__}, no text")
+def _check_text(result: object) -> dict[str, Any]:
+    text = check_answer(result).text
     if not clean_text(text):
         raise RowError(Reason.TEXT_EMPTY, f"the author answered {text[:80]!r}")
     return {"text": text}  # uncleaned: the lines of a list answer are needed to split it

@@ -131,6 +131,16 @@ class SynergyConfig:
                     f"field '{name}.calls_per_replica' is {pool.calls_per_replica}: an engine "
                     f"{backend!r} answers one call at a time; take 1"
                 )
+        for model, name, pool in (
+            (self.captioner, "captioner", pools.captioner),
+            (author.model, "seeds.author.model", author.pool),
+        ):
+            num_shards = model.vllm.tensor_parallel_size
+            if model.backend == "vllm" and max(pool.num_gpus, 1) != num_shards and pool.num_gpus:
+                raise ValueError(
+                    f"field '{name}.vllm.tensor_parallel_size' is {num_shards}, and a replica of "
+                    f"its pool holds {pool.num_gpus:g} GPUs: the two must be the same"
+                )
 
     @property
     def is_loop(self) -> bool:

@@ -28,6 +28,7 @@ from actors.backends.chat import (
 )
 from actors.backends.devices import hide_progress_bars, pick_device, pick_dtype, watch_device
 from actors.backends.gumbel import GumbelSampler
+from actors.engines import Answer
 from actors.models import fetch_model, resolve_model
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class HfMllmEngine:
 
     def describe(
         self, images: list[Image.Image], instruction: str, rng_seeds: list[int]
-    ) -> list[str]:
+    ) -> list[Answer]:
         return self.describe_preprocessed(self.preprocess(images, instruction), rng_seeds)
 
     def preprocess(self, images: list[Image.Image], instruction: str) -> dict[str, torch.Tensor]:
@@ -80,10 +81,10 @@ class HfMllmEngine:
 
     def describe_preprocessed(
         self, inputs: dict[str, torch.Tensor], rng_seeds: list[int]
-    ) -> list[str]:
+    ) -> list[Answer]:
         return self._answer(inputs, rng_seeds)
 
-    def write(self, prompts: list[str], rng_seeds: list[int]) -> list[str]:
+    def write(self, prompts: list[str], rng_seeds: list[int]) -> list[Answer]:
         contents = [plain_text(self._processor, prompt) for prompt in prompts]
         return self._answer(self._tokenize(contents), rng_seeds)
 
@@ -107,7 +108,7 @@ class HfMllmEngine:
         is_gpu = self._model.device.type == "cuda"
         return {name: each.pin_memory() if is_gpu else each for name, each in inputs.items()}
 
-    def _answer(self, inputs: dict[str, torch.Tensor], rng_seeds: list[int]) -> list[str]:
+    def _answer(self, inputs: dict[str, torch.Tensor], rng_seeds: list[int]) -> list[Answer]:
         config = self._config
         options: dict[str, Any] = {}
         if config.temperature > 0:
@@ -124,12 +125,16 @@ class HfMllmEngine:
             tokens = self._model.generate(**moved, max_new_tokens=config.max_new_tokens, **options)
             answers = tokens[:, inputs["input_ids"].shape[1] :].cpu()
         texts = self._tokenizer.batch_decode(answers, skip_special_tokens=True)
-        return [_stop(text, config.stop_strings) for text in texts]
+        ends = torch.as_tensor(self._model.generation_config.eos_token_id)
+        has_ended = torch.isin(answers, ends).any(dim=1).tolist()
+        return [_cut(*each, config.stop_strings) for each in zip(texts, has_ended, strict=True)]
 
 
-def _stop(text: str, stop_strings: list[str]) -> str:
+def _cut(text: str, has_ended: bool, stop_strings: list[str]) -> Answer:
     """The text before the first stop string: `generate` ends a row after it."""
-    return text[: min((text.find(each) for each in stop_strings if each in text), default=None)]
+    first = min((text.find(each) for each in stop_strings if each in text), default=None)
+    is_stopped = has_ended or first is not None
+    return Answer(text=text[:first], finish_reason="stop" if is_stopped else "length")
 
 
 def _fetch(config: "LanguageModelConfig", expected_digest: str | None) -> tuple[Any, Any]:

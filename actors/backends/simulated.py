@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from PIL import Image
 
-from actors.engines import Drawn, EngineDeadError, Scored
+from actors.engines import Answer, Drawn, EngineDeadError, Scored
 from actors.images import image_from_floats
 from actors.models import ModelIdentity
 from actors.reasons import RowError
@@ -269,7 +269,7 @@ class SimulatedCaptionEngine:
 
     def describe(
         self, images: list[Image.Image], instruction: str, rng_seeds: list[int]
-    ) -> list[str]:
+    ) -> list[Answer]:
         prompts = [read_prompt(image) or "" for image in images]
         faulty = self._simulator.call(prompts, rng_seeds)
         texts = [
@@ -285,7 +285,7 @@ class SimulatedTextEngine:
         self._config = config
         self._simulator = _Simulator(config, "write")
 
-    def write(self, prompts: list[str], rng_seeds: list[int]) -> list[str]:
+    def write(self, prompts: list[str], rng_seeds: list[int]) -> list[Answer]:
         faulty = self._simulator.call(prompts, rng_seeds)
         texts = [
             "simulated description "
@@ -331,10 +331,11 @@ class SimulatedScoreEngine:
         return (noise / np.linalg.norm(noise)).astype(np.float32)
 
 
-def _spoil_texts(texts: list[str], faulty: list[bool], fault: str) -> list[str]:
+def _spoil_texts(texts: list[str], faulty: list[bool], fault: str) -> list[Answer]:
     if fault in ("empty", "broken", "wrong_size", "nan"):
-        return [" \n" if is_faulty else text for text, is_faulty in zip(texts, faulty, strict=True)]
-    return _spoil_list(texts, fault) if any(faulty) else texts
+        texts = [" \n" if bad else text for text, bad in zip(texts, faulty, strict=True)]
+    answers = [Answer(text=text, finish_reason="stop") for text in texts]
+    return _spoil_list(answers, fault) if any(faulty) else answers
 
 
 def _spoil_list(results: list[Result], fault: str) -> list[Result]:

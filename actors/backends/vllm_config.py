@@ -28,7 +28,8 @@ class VllmEngineConfig:
     # bytes of the cache of keys and values. null: what gpu_memory_utilization leaves; without a GPU
     # 1 GiB, for the share would be one of the machine's memory
     kv_cache_bytes: int | None = None
-    # GPUs that share the weights of one replica; `num_gpus` of its pool must be the same number
+    # GPUs that share the weights of one replica; `num_gpus` of its pool must be the same number, or
+    # at most 1 where it is 1
     tensor_parallel_size: int = 1
     # true: starts sooner (nothing is compiled or captured) and decodes slower
     enforce_eager: bool = False

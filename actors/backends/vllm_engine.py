@@ -16,7 +16,6 @@ import logging
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Coroutine
 from importlib.util import find_spec
 from multiprocessing import resource_tracker
@@ -28,7 +27,7 @@ from PIL import Image
 from actors.backends.chat import check_text_first, load_processor, plain_text, question, render
 from actors.backends.vllm_folder import readable_folder
 from actors.backends.vllm_processes import EngineProcesses
-from actors.engines import EngineDeadError
+from actors.engines import Answer, EngineDeadError
 from actors.isolation import is_out_of_memory
 from actors.models import fetch_model, resolve_model
 from actors.reasons import Reason, RowError
@@ -50,7 +49,6 @@ ENVIRONMENT: Final = {
 }
 CPU_KV_CACHE_BYTES: Final = 1 << 30
 
-Answer = str | RowError
 Result = TypeVar("Result")
 
 
@@ -92,9 +90,6 @@ class VllmEngine:
             check_text_first(self._processor)
         # A fast tokenizer panics ("Already borrowed") when two threads use it at once.
         self._tokenizer_lock = threading.Lock()
-        self.finish_reasons: Counter[str] = Counter()
-        """How many answers ended at `stop` (the model's own end, or a stop string) and at `length`
-        (max_new_tokens, or max_model_len)."""
         self._num_requests = 0
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True).start()
@@ -111,7 +106,7 @@ class VllmEngine:
 
     def describe(
         self, images: list[Image.Image], instruction: str, rng_seeds: list[int]
-    ) -> list[Answer]:
+    ) -> list[Answer | RowError]:
         content = question(instruction, self._config.vllm.prompt_order, None)
         ids = self._to_ids(render(self._processor, content))
         prompts = [
@@ -119,7 +114,7 @@ class VllmEngine:
         ]
         return self._answer_all(prompts, rng_seeds)
 
-    def write(self, prompts: list[str], rng_seeds: list[int]) -> list[Answer]:
+    def write(self, prompts: list[str], rng_seeds: list[int]) -> list[Answer | RowError]:
         rendered = [
             render(self._processor, plain_text(self._processor, prompt)) for prompt in prompts
         ]
@@ -203,8 +198,10 @@ class VllmEngine:
     def _run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
-    def _answer_all(self, prompts: list[dict[str, Any]], rng_seeds: list[int]) -> list[Answer]:
-        async def answer_all() -> list[Answer]:
+    def _answer_all(
+        self, prompts: list[dict[str, Any]], rng_seeds: list[int]
+    ) -> list[Answer | RowError]:
+        async def answer_all() -> list[Answer | RowError]:
             answers = map(self._answer, prompts, rng_seeds)
             # All are waited for: one that went on by itself would be in the way of the next try.
             settled = await asyncio.gather(*answers, return_exceptions=True)
@@ -215,7 +212,7 @@ class VllmEngine:
 
         return self._run(answer_all())
 
-    async def _answer(self, prompt: dict[str, Any], rng_seed: int) -> Answer:
+    async def _answer(self, prompt: dict[str, Any], rng_seed: int) -> Answer | RowError:
         """The text, or why this row has none; a fault that may pass is tried twice."""
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine import exceptions
@@ -235,8 +232,7 @@ class VllmEngine:
                 failure = f"{type(cause).__name__}: {cause}"
             else:
                 if output.finish_reason in ("stop", "length"):
-                    self._note(output.finish_reason)
-                    return output.text
+                    return Answer(text=output.text, finish_reason=output.finish_reason)
                 failure = f"vLLM ended the answer with {output.finish_reason!r}"
         return RowError(Reason.ENGINE_ERROR, failure)
 
@@ -260,15 +256,6 @@ class VllmEngine:
             if result.finished:
                 return result.outputs[0]
         raise self._dead()
-
-    def _note(self, finish_reason: str) -> None:
-        if finish_reason == "length" and not self.finish_reasons["length"]:
-            _logger.warning(
-                "an answer was cut at max_new_tokens=%d or at the model's length; later ones are "
-                "counted, not logged",
-                self._config.max_new_tokens,
-            )
-        self.finish_reasons[finish_reason] += 1
 
     def _dead(self) -> EngineDeadError:
         manager = self._engine.engine_core.resources.engine_manager

@@ -47,13 +47,15 @@ class Bounds:
 class FilterConfig:
     """Which pairs are kept; the default keeps all.
 
-    The rules in their order: `rounds`, `keeps_truncated_prompts`, `words`, `forbidden_flags`, the
-    scores as they stand here, `duplicate_images`, `near_distance_in_chain`, `near_distance`,
-    `near_similarity_in_chain`, `near_similarity`. The first that a pair fails is its reason.
+    The rules in their order: `rounds`, `keeps_truncated_prompts`, `keeps_cut_descriptions`,
+    `words`, `forbidden_flags`, the scores as they stand here, `duplicate_images`,
+    `near_distance_in_chain`, `near_distance`, `near_similarity_in_chain`, `near_similarity`. The
+    first that a pair fails is its reason.
     """
 
     rounds: list[int] | None = None  # null: all
     keeps_truncated_prompts: bool = True
+    keeps_cut_descriptions: bool = True  # those whose `finish_reason` is `length`
     words: Bounds = field(default_factory=Bounds)  # of the description, split at white space
     forbidden_flags: list[str] = field(default_factory=list[str])  # of `caption_flags`
     clip_similarity: Bounds = field(default_factory=Bounds)

@@ -45,6 +45,9 @@ def rules_of(config: FilterConfig) -> list[Rule]:
         rules.append(_rule("round", "round_index", lambda of: ~_is_in(of, kept)))
     if not config.keeps_truncated_prompts:
         rules.append(_rule("prompt_truncated", "is_prompt_truncated", _is_true))
+    if not config.keeps_cut_descriptions:
+        cut = pa.array(["length"])
+        rules.append(_rule("description_cut", "finish_reason", lambda of: _is_in(of, cut)))
     least, most = config.words.min, config.words.max
     if least is not None:
         rules.append(_rule("too_few_words", "description", lambda of: _words(of) < least))

@@ -223,6 +223,9 @@ def _facts(rows: Sequence[Row], at: int, before: str) -> tuple[list[str], list[s
     if row.get("is_cut"):
         facts.append("its prompt was cut at the text encoder's limit")
         codes.append("prompt_truncated")
+    if row.get("is_text_cut"):
+        facts.append("its description was cut at the captioner's token limit")
+        codes.append("description_cut")
     num_before, num_now = len(before.split()), len(row["text"].split())
     if num_now < SHRUNK * num_before:
         facts.append(f"the text shrank from {num_before} words to {num_now}")

@@ -30,7 +30,7 @@ _RNG_SEEDS = ("rng_seed_draw", "rng_seed_describe")
 VERBS: tuple[str, ...] = ("draw", "describe", "score")
 _SECONDS = tuple(f"{verb}_s" for verb in VERBS)
 # Columns that a run may have or not.
-_LATER = ["caption_flags", "stop_reason"]
+_LATER = ["finish_reason", "caption_flags", "stop_reason"]
 _FAILED = ["chain_id", "seed", "prompt", "image", "stage", "reason", "message", "attempts"]
 # What seconds and similarities are rounded to: a page is for people.
 _DIGITS = 4
@@ -179,6 +179,8 @@ def _pair(page: Page, row: Row) -> Row:
     }
     if row.get("is_prompt_truncated"):
         shown["is_cut"] = True
+    if row.get("finish_reason") == "length":
+        shown["is_text_cut"] = True
     scores = {name: _number(row.get(name)) for name in SCORES}
     if known := {name: value for name, value in scores.items() if value is not None}:
         shown["scores"] = known

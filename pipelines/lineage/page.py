@@ -18,8 +18,8 @@ _MODELS = ("generator", "captioner", "scorer")
 # What has a line of its own; every other column that is set, scores above all, follows below.
 _TOLD_NAMES = (
     "pair_id chain_id unit_id round_index parent_id seed prompt is_prompt_truncated image width "
-    "height image_sha256 description instruction instruction_id instruction_sha256 rng_seed_draw "
-    "rng_seed_describe draw_s describe_s score_s created_at"
+    "height image_sha256 description finish_reason instruction instruction_id instruction_sha256 "
+    "rng_seed_draw rng_seed_describe draw_s describe_s score_s created_at"
 )
 _TOLD = frozenset(_TOLD_NAMES.split()) | frozenset(_MODELS)
 _WIDTH = 13
@@ -118,7 +118,8 @@ def _pair_lines(chain: Chain, row: Row, before: Row) -> Iterator[str]:
     cut = "  (cut at the encoder's limit)" if row.get("is_prompt_truncated") else ""
     yield _line("prompt", f"{row['prompt']}{cut}")
     yield _line("image", _say_picture(row))
-    yield _line("description", row["description"])
+    cut = "  (cut at the token limit)" if row.get("finish_reason") == "length" else ""
+    yield _line("description", f"{row['description']}{cut}")
     if row.get("instruction") != before.get("instruction"):
         yield _line("instruction", f"{row['instruction_id']}: {row['instruction']}")
     for role in _MODELS:

@@ -52,7 +52,7 @@ PAIR_COLUMNS = _SHARED | {
     "draw_s": "double",
     "describe_s": "double",
 }
-# What runs before version 2.1 of the format do not have, and others have throughout.
+# What runs before version 2.2 of the format, or 2.1, do not have, and others have throughout.
 NEWER_PAIR_COLUMNS = {
     "clip_similarity": "float",
     "clip_similarity_description": "float",
@@ -70,6 +70,7 @@ NEWER_PAIR_COLUMNS = {
     "score_s": "double",
     "scorer": _MODEL,
     "stop_reason": "string",
+    "finish_reason": "string",
 }
 DEAD_LETTER_COLUMNS = _SHARED | {
     "stage": "string",

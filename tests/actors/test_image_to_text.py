@@ -1,8 +1,9 @@
 import pytest
+from answers import answers_of
 from PIL import Image
 
 from actors.backends.simulated import SimulatedConfig, caption_of, draw_image, read_prompt
-from actors.engines import EngineDeadError
+from actors.engines import Answer, EngineDeadError
 from actors.image_to_text import ImageToText, ImageToTextConfig, build_image_to_text
 from actors.images import decode_image, encode_image
 from actors.prompts import INSTRUCTIONS
@@ -69,12 +70,12 @@ def test_a_picture_that_does_not_decode_fails_its_row(image: object, reason: Rea
 
 def test_answers_are_cleaned() -> None:
     class Chatty:
-        def describe(self, images: list, instruction: str, rng_seeds: list[int]) -> list[str]:
+        def describe(self, images: list, instruction: str, rng_seeds: list[int]) -> list[Answer]:
             assert instruction == INSTRUCTIONS["describe-v1"].text
-            return [" a\u200b red \n star " for _ in images]
+            return [Answer(text=" a\u200b red \n star ", finish_reason="length") for _ in images]
 
     (row,) = ImageToText(Chatty(), ImageToTextConfig())(_rows("a"))
-    assert row["description"] == "a red star"
+    assert (row["description"], row["finish_reason"]) == ("a red star", "length")
 
 
 class _Parrot:
@@ -84,7 +85,7 @@ class _Parrot:
         self._answers = answers
 
     def describe(self, images: list, instruction: str, rng_seeds: list[int]) -> list:
-        return [self._answers[rng_seed] for rng_seed in rng_seeds]
+        return answers_of(self._answers[rng_seed] for rng_seed in rng_seeds)
 
 
 def test_a_caption_that_breaks_a_rule_or_is_no_text_is_an_error_of_its_row() -> None:
@@ -96,7 +97,7 @@ def test_a_caption_that_breaks_a_rule_or_is_no_text_is_an_error_of_its_row() -> 
         "description_too_long: 41 characters, the limit is 40",
         "text_rule: role_header:",
         "text_rule: url:",
-        "text_missing: the engine returned NoneType, no text",
+        "text_missing: the engine returned NoneType, no answer",
     ]
     assert ["description" in row for row in rows] == [True, False, False, False, False]
 
@@ -112,21 +113,21 @@ class _Ahead:
         self.calls.append(f"preprocess {len(images)}")
         return self._look("preprocess", images)
 
-    def describe_preprocessed(self, inputs: list[str], rng_seeds: list[int]) -> list[str]:
+    def describe_preprocessed(self, inputs: list[str], rng_seeds: list[int]) -> list[Answer]:
         self.calls.append(f"preprocessed {len(inputs)}")
         if len(inputs) > self._most:
             raise MemoryError
         if self._where == "describe" and any(" BAD" in text for text in inputs):
             raise self._spoil or ValueError
-        return inputs
+        return answers_of(inputs)
 
     def describe(
         self, images: list[Image.Image], instruction: str, rng_seeds: list[int]
-    ) -> list[str]:
+    ) -> list[Answer]:
         self.calls.append(f"describe {len(images)}")
         if len(images) > self._most:
             raise MemoryError
-        return self._look(self._where, images)
+        return answers_of(self._look(self._where, images))
 
     def _look(self, where: str, images: list[Image.Image]) -> list[str]:
         said = [f"a picture of {read_prompt(image)}" for image in images]
@@ -210,8 +211,8 @@ class _Tells:
 
     def describe(
         self, images: list[Image.Image], instruction: str, rng_seeds: list[int]
-    ) -> list[str]:
-        return ["a sign that says https://example.com" for _ in images]
+    ) -> list[Answer]:
+        return answers_of("a sign that says https://example.com" for _ in images)
 
 
 @pytest.mark.parametrize("has_rules", [True, False])
@@ -230,7 +231,7 @@ class _TellsWhich:
     def describe(self, images: list, instruction: str, rng_seeds: list[int]) -> list:
         self.num_calls += 1
         refused = RowError(Reason.ENGINE_ERROR, "the prompt is too long")
-        return [refused if seed == 1 else "a star" for seed in rng_seeds]
+        return answers_of(refused if seed == 1 else "a star" for seed in rng_seeds)
 
 
 def test_a_row_that_the_engine_says_has_failed_is_not_asked_again_nor_are_the_others() -> None:

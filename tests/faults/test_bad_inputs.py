@@ -15,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from answers import answers_of
 from bad_pictures import JPEG, PICTURES, PNG, TOO_LARGE, UNREADABLE, WEBP, encode, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from actors.backends.simulated import SimulatedConfig, caption_of, draw_image
-from actors.engines import Drawn
+from actors.engines import Answer, Drawn
 from actors.image_to_text import ImageToText, ImageToTextConfig, build_image_to_text
 from actors.images import image_from_floats
 from actors.reasons import Reason, RowError
@@ -209,9 +210,9 @@ class _Looker:
 
     def describe(
         self, images: list[Image.Image], instruction: str, rng_seeds: list[int]
-    ) -> list[str]:
+    ) -> list[Answer]:
         self.seen += images
-        return [caption_of(image, seed) for image, seed in zip(images, rng_seeds, strict=True)]
+        return answers_of(map(caption_of, images, rng_seeds))
 
 
 def _describe_row(image: Any, rng_seed: int) -> Row:
@@ -385,10 +386,10 @@ class _Spoiled:
 
     def describe(self, images: list[Image.Image], instruction: str, rng_seeds: list[int]) -> Any:
         said = [caption_of(image, seed) for image, seed in zip(images, rng_seeds, strict=True)]
-        return self._finish(said, rng_seeds)
+        return answers_of(self._finish(said, rng_seeds))
 
     def write(self, prompts: list[str], rng_seeds: list[int]) -> Any:
-        return self._finish([f"text {seed}" for seed in rng_seeds], rng_seeds)
+        return answers_of(self._finish([f"text {seed}" for seed in rng_seeds], rng_seeds))
 
 
 def _draw_between(engine: Any, prompt: Any = "bad") -> Row:

@@ -10,6 +10,8 @@ import pytest
 import yaml
 from k8s_render import K8S, ROOT, of_kind, render
 
+from pipelines.limits import LimitsConfig
+
 BESIDE = ROOT / ".venv" / "prometheus" / "usr" / "bin" / "promtool"  # where `make k8s` puts it
 FOUND = str(BESIDE) if BESIDE.exists() else shutil.which("promtool")
 PROMTOOL = os.environ.get("PROMTOOL") or FOUND
@@ -164,3 +166,10 @@ def test_an_alert_fires_when_it_should_and_only_so(case: str, rules: Path, tmp_p
     path = tmp_path / "test.yaml"
     path.write_text(yaml.safe_dump(test, width=1000))
     _promtool("test", "rules", str(path))
+
+
+def test_the_alert_of_failing_rows_comes_before_the_run_stops_itself(rules: Path) -> None:
+    groups = yaml.safe_load(rules.read_text())["groups"]
+    every = [one for group in groups for one in group["rules"]]
+    (rule,) = (one for one in every if one.get("alert") == "PairloomErrorShare")
+    assert float(rule["expr"].rpartition(">")[2]) < LimitsConfig().max_error_share

@@ -132,6 +132,15 @@ def test_captions_words_and_truncated_prompts(run: RunWriter) -> None:
     score(run, lambda chain, r: {"caption_flags": flags.get(chain, [])})
     truncated = pa.field("is_prompt_truncated", pa.bool_())
     add_columns(run.folder, [truncated], lambda row: {truncated.name: chain_of(run, row) == 5})
+    reason = pa.field("finish_reason", pa.string())
+    ends = {1: "length", 2: None}
+    add_columns(
+        run.folder, [reason], lambda row: {reason.name: ends.get(chain_of(run, row), "stop")}
+    )
+    assert apply(run, "keeps_cut_descriptions=false").reasons == {
+        "no_finish_reason": 3,
+        "description_cut": 3,
+    }
     report = apply(run, "forbidden_flags=[hedging,url]")
     assert report.reasons == {"no_caption_flags": 3, "caption_hedging": 3}
     assert report.failing["caption_url"] == 3

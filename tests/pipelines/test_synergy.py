@@ -7,6 +7,22 @@ from pipelines.overview import make_plan
 from pipelines.synergy import part_size, units_a_group, units_in_flight
 
 
+@pytest.mark.parametrize(("num_gpus", "num_shards"), [(1, 2), (0.5, 2), (2, 1), (4, 2)])
+@pytest.mark.parametrize("role", ["captioner", "author"])
+def test_shards_of_a_model_are_as_many_as_the_gpus_of_its_replica(
+    make_config: MakeConfig, role: str, num_gpus: float, num_shards: int
+) -> None:
+    model, pool = {
+        "captioner": ("captioner", "pools.captioner"),
+        "author": ("seeds.author.model", "seeds.author.pool"),
+    }[role]
+    words = [f"{model}.backend=vllm", f"{model}.vllm.tensor_parallel_size={num_shards}"]
+    with pytest.raises(ValueError, match=rf"'{model}.vllm.tensor_parallel_size' is {num_shards}"):
+        make_config(*words, f"{pool}.num_gpus={num_gpus}")
+    make_config(*words, f"{pool}.num_gpus={num_shards}")
+    make_config(*words)  # without a GPU vLLM shards over processes
+
+
 @pytest.mark.parametrize(
     ("words", "pool"),
     [

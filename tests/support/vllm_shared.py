@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from actors.backends.vllm_config import VllmEngineConfig
+from actors.engines import Answer
 from actors.image_to_text import ImageToTextConfig
 from actors.images import encode_image
 from actors.records import Row
@@ -27,14 +28,22 @@ class SharedEngine:
     def __init__(self, engine: Any) -> None:
         self.engine = engine
 
-    def describe(
+    def ask(
         self, images: Sequence[Image.Image], instruction: str, rng_seeds: list[int], **options: Any
     ) -> list[Any]:
+        """Answers, and errors of rows."""
         self.engine._config = replace(CONFIG, **options)
         try:
             return self.engine.describe(list(images), instruction, rng_seeds)
         finally:
             self.engine._config = CONFIG
+
+    def describe(
+        self, images: Sequence[Image.Image], instruction: str, rng_seeds: list[int], **options: Any
+    ) -> list[Any]:
+        """Texts, and errors of rows."""
+        answers = self.ask(images, instruction, rng_seeds, **options)
+        return [one.text if isinstance(one, Answer) else one for one in answers]
 
 
 def picture_rows(pictures: Sequence[Image.Image]) -> list[Row]:

@@ -4,11 +4,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from answers import texts_of
 from PIL import Image
 from vllm_shared import INSTRUCTION, RNG_SEEDS, SharedEngine, picture_rows
 
 from actors.backends.hf_mllm import HfMllmEngine
 from actors.backends.vllm_processes import processes_with
+from actors.engines import Answer
 from actors.image_to_text import ImageToText, ImageToTextConfig
 from actors.reasons import Reason, RowError
 
@@ -22,7 +24,8 @@ def test_greedy_captions_are_those_of_transformers_in_every_row(
     shared: SharedEngine, pictures: list[Image.Image]
 ) -> None:
     said = shared.describe(pictures, INSTRUCTION, RNG_SEEDS)
-    transformers = HfMllmEngine(ImageToTextConfig()).describe(pictures, INSTRUCTION, RNG_SEEDS)
+    plain = HfMllmEngine(ImageToTextConfig())
+    transformers = texts_of(plain.describe(pictures, INSTRUCTION, RNG_SEEDS))
     pairs = zip(said, transformers, strict=True)
     assert {i: pair for i, pair in enumerate(pairs) if pair[0] != pair[1]} == {}
     assert len(set(said)) > 150  # not one answer to all
@@ -55,20 +58,20 @@ def test_an_answer_ends_before_a_stop_string(
     shared: SharedEngine, pictures: list[Image.Image]
 ) -> None:
     free = shared.describe(pictures[:16], INSTRUCTION, RNG_SEEDS[:16])
-    before = shared.engine.finish_reasons.copy()
-    stopped = shared.describe(pictures[:16], INSTRUCTION, RNG_SEEDS[:16], stop_strings=[" on a"])
-    assert stopped == [text.partition(" on a")[0] for text in free]
-    assert shared.engine.finish_reasons - before == {"stop": 16}
+    stopped = shared.ask(pictures[:16], INSTRUCTION, RNG_SEEDS[:16], stop_strings=[" on a"])
+    assert stopped == [
+        Answer(text=text.partition(" on a")[0], finish_reason="stop") for text in free
+    ]
 
 
-def test_a_long_answer_is_cut_and_counted(
+def test_a_long_answer_is_cut_and_says_so(
     shared: SharedEngine, pictures: list[Image.Image]
 ) -> None:
     free = shared.describe(pictures[:16], INSTRUCTION, RNG_SEEDS[:16])
-    before = shared.engine.finish_reasons.copy()
-    cut = shared.describe(pictures[:16], INSTRUCTION, RNG_SEEDS[:16], max_new_tokens=5)
-    assert all(len(a) < len(b) and b.startswith(a) for a, b in zip(cut, free, strict=True))
-    assert shared.engine.finish_reasons - before == {"length": 16}
+    cut = shared.ask(pictures[:16], INSTRUCTION, RNG_SEEDS[:16], max_new_tokens=5)
+    assert {one.finish_reason for one in cut} == {"length"}
+    pairs = zip(texts_of(cut), free, strict=True)
+    assert all(len(a) < len(b) and b.startswith(a) for a, b in pairs)
 
 
 def test_a_prompt_that_is_too_long_fails_its_row_alone(

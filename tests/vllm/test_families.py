@@ -13,6 +13,7 @@ from vllm_shared import INSTRUCTION, RNG_SEEDS, SMALL
 from actors.backends.hf_config import HfMllmConfig
 from actors.backends.hf_mllm import HfMllmEngine
 from actors.backends.vllm_engine import VllmEngine
+from actors.engines import Answer
 from actors.image_to_text import ImageToTextConfig
 from actors.text_to_text import TextToTextConfig
 
@@ -27,10 +28,10 @@ CAPTIONERS: dict[str, tuple[Callable[..., Path], str]] = {
 }
 
 
-def _assert_same(said: list[str], transformers: list[str]) -> None:
+def _assert_same(said: list[Answer], transformers: list[Answer]) -> None:
     """Cut in the middle of a character, transformers writes a sign for it and vLLM nothing."""
     pairs = zip(said, transformers, strict=True)
-    cut = [(a.rstrip("\ufffd"), b.rstrip("\ufffd")) for a, b in pairs]
+    cut = [[(one.text.rstrip("\ufffd"), one.finish_reason) for one in pair] for pair in pairs]
     assert {i: pair for i, pair in enumerate(cut) if pair[0] != pair[1]} == {}
     assert len(set(said)) > 1
 

@@ -79,7 +79,7 @@ def test_a_newer_folder_says_the_same_and_a_killed_core_is_a_dead_engine(
     assert needs_older_names(newer_folder)
     engine = VllmEngine(replace(CONFIG, model=str(newer_folder)), has_images=True)
     said = engine.describe(pictures[:32], INSTRUCTION, RNG_SEEDS[:32])
-    assert said == shared.describe(pictures[:32], INSTRUCTION, RNG_SEEDS[:32])
+    assert said == shared.ask(pictures[:32], INSTRUCTION, RNG_SEEDS[:32])
     assert not [*engine.processes.folder.rglob("*.safetensors")]  # they went once they were loaded
 
     pids = processes_with(engine.processes._mark)

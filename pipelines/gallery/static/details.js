@@ -24,6 +24,7 @@ pairloom.details = (() => {
       list.append(
         ...[
           fact("Cut prompt", row.is_cut ? "yes: the text encoder took its first part only" : null),
+          fact("Cut text", row.is_text_cut ? "yes: the captioner came to its token limit" : null),
           fact("Flags", (row.flags || []).join(", ")),
           fact("Drawn by", modelOf(row, 0)),
           fact("Described by", modelOf(row, 1)),

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from answers import texts_of
 from PIL import Image
 from transformers import Qwen2VLImageProcessor
 
@@ -63,10 +64,10 @@ def test_prompts_of_different_lengths_do_not_disturb_each_other(llava_folder: Pa
 
 
 def test_the_answer_holds_no_part_of_the_prompt(llava_folder: Path) -> None:
-    (text,) = _engine(llava_folder).describe(_images()[:1], INSTRUCTION, [1])
-    assert "USER" not in text
-    assert "<image>" not in text
-    assert len(text) <= 12
+    (answer,) = _engine(llava_folder).describe(_images()[:1], INSTRUCTION, [1])
+    assert "USER" not in answer.text
+    assert "<image>" not in answer.text
+    assert len(answer.text) <= 12
 
 
 def test_the_chat_template_is_rendered_byte_for_byte(llava_folder: Path) -> None:
@@ -127,11 +128,14 @@ def test_a_picture_is_resized_once(llava_folder: Path, monkeypatch: pytest.Monke
 
 def test_an_answer_ends_before_a_stop_string(llava_folder: Path) -> None:
     images = _images()
-    free = _engine(llava_folder).describe(images, INSTRUCTION, SEEDS)
+    free = texts_of(_engine(llava_folder).describe(images, INSTRUCTION, SEEDS))
     stop = free[0][4:6]
     stopped = _engine(llava_folder, stop_strings=[stop]).describe(images, INSTRUCTION, SEEDS)
-    assert stopped == [text.partition(stop)[0] for text in free]
-    assert stopped[0] != free[0]
+    assert texts_of(stopped) == [text.partition(stop)[0] for text in free]
+    assert stopped[0].text != free[0]
+    assert {one.finish_reason for one, text in zip(stopped, free, strict=True) if stop in text} == {
+        "stop"
+    }
 
 
 def test_a_static_cache_gives_the_same_texts(llava_folder: Path) -> None:

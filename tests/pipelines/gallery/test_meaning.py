@@ -77,11 +77,13 @@ def test_what_is_known_of_the_turning_round_is_told() -> None:
     told[1] |= {
         "scores": {"clip_similarity": 0.20, "clip_similarity_description": 0.29},
         "is_cut": True,
+        "is_text_cut": True,
         "flags": ["too_short"],
     }
     found = judge(SEED, told, None, kept_from=0.85, lost_below=0.5)
     assert found.codes == [
-        "prompt_truncated", "shorter_text", "picture_off_prompt", "caption_too_short",
+        "prompt_truncated", "description_cut", "shorter_text", "picture_off_prompt",
+        "caption_too_short",
     ]  # fmt: skip
     assert "the picture fits its prompt less well (0.20, 0.31 the round before)" in found.why
     assert "shrank from 9 words to 2" in found.why
