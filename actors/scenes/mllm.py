@@ -83,7 +83,7 @@ def author_prompt() -> str:
     return f"{START}USER: {AUTHOR_PROMPT} ASSISTANT:"
 
 
-def _rows(
+def token_rows(
     tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], answers: Sequence[str]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Token ids, attention mask and labels, padded on the right; only answers are learned."""
@@ -99,6 +99,18 @@ def _rows(
         mask[row, :end] = 1
         labels[row, len(head) : end] = torch.tensor(tail)
     return tokens, mask, labels
+
+
+def describing_loss(
+    llava: LlavaForConditionalGeneration, pixels: Tensor, rows: tuple[Tensor, ...]
+) -> tuple[Tensor, float]:
+    """Loss over the answers of `token_rows`, and the share of answers right in every token."""
+    tokens, mask, labels = rows
+    logits = llava(input_ids=tokens, attention_mask=mask, pixel_values=pixels).logits
+    logits, labels = logits[:, :-1].float(), labels[:, 1:]
+    loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+    is_right = (logits.argmax(-1) == labels) | (labels == IGNORED)
+    return loss, is_right.all(1).float().mean().item()
 
 
 class RoundTrips:
@@ -136,7 +148,6 @@ class Lessons:
         return described + 0.1 * self._seeing(rng) + 0.5 * written, shown
 
     def _describing(self, rng: Any) -> tuple[Tensor, float]:
-        """Loss over the answers, and the share of answers right in every token."""
         fresh = draw_pictures(rng, PICTURE_ROWS * 3 // 4)
         worn, worn_scenes = self._trips.sample(rng, PICTURE_ROWS - len(fresh.scenes))
         scenes = [*fresh.scenes, *worn_scenes]
@@ -144,16 +155,7 @@ class Lessons:
         styles = [STYLES[rng.integers(len(STYLES))] for _ in scenes]
         prompts = [picture_prompt(INSTRUCTIONS[style]) for style in styles]
         answers = [caption(scene, style) for scene, style in zip(scenes, styles, strict=True)]
-        tokens, mask, labels = self._rows(prompts, answers)
-        logits = self._model.llava(
-            input_ids=tokens, attention_mask=mask, pixel_values=pixels
-        ).logits
-        logits, labels = logits[:, :-1].float(), labels[:, 1:]
-        loss = functional.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED
-        )
-        is_right = (logits.argmax(-1) == labels) | (labels == IGNORED)
-        return loss, is_right.all(1).float().mean().item()
+        return describing_loss(self._model.llava, pixels, self._rows(prompts, answers))
 
     def _seeing(self, rng: Any) -> Tensor:
         batch = draw_pictures(rng, SEEING_ROWS)
@@ -169,7 +171,9 @@ class Lessons:
         return self._model.llava(input_ids=tokens, attention_mask=mask, labels=labels).loss
 
     def _rows(self, prompts: Sequence[str], answers: Sequence[str]) -> tuple[Tensor, ...]:
-        return tuple(part.to(self._device) for part in _rows(self._tokenizer, prompts, answers))
+        return tuple(
+            part.to(self._device) for part in token_rows(self._tokenizer, prompts, answers)
+        )
 
 
 def train_mllm(settings: RunSettings, budget_s: float) -> None:

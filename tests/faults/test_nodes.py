@@ -163,6 +163,43 @@ def _give_notice(cluster: Any, node: Any, deadline: float) -> None:
     assert is_accepted, why_not
 
 
+# Two replicas of each model on two GPUs: a group a GPU, one of each in it.
+SHARED = [
+    f"pools.{pool}.{word}"
+    for pool in ("generator", "captioner")
+    for word in ("num_replicas=2", "num_gpus=0.5")
+]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("has_notice", [False, True], ids=["vanishes", "drains"])
+def test_a_node_whose_gpu_two_models_share_goes_and_both_come_again(
+    tmp_path: Path, has_notice: bool
+) -> None:
+    output, log = tmp_path / "run", tmp_path / "draw.log"
+    deadline_s = 10.0
+    with small_cluster(num_workers=2) as cluster:
+        process, _ = _start(cluster, tmp_path, *SHARED, "generator.simulated.call_s=3")
+        with _ended(process):
+            wait_for(lambda: len({one["pid"] for one in _draws(log)}) == 2, process)
+            wait_for(lambda: len(receipts_of(output)) >= 2, process)
+            pid = _draws(log)[-1]["pid"]
+            node = worker_of(cluster, pid)
+            add_worker(cluster)
+            moment = time.time()
+            if has_notice:
+                _give_notice(cluster, node, moment + deadline_s)
+                time.sleep(deadline_s)
+            cluster.remove_node(node, allow_graceful=False)
+            done = _end(process)
+    assert done.code == 0, done.err
+    assert (done.totals["num_pairs"], done.totals["num_error_rows"]) == (72, 0)
+    assert len({one["pid"] for one in _draws(log) if one["time"] > moment + deadline_s}) == 2
+    loads = [one["time"] > moment for one in _draws(tmp_path / "describe.log", "load")]
+    assert loads == [False, False, True], "the other model came again as well"
+    check_whole(output, log, 72, most=1.5)
+
+
 @pytest.mark.faults
 def test_a_head_that_keeps_its_state_is_killed_and_started_again(tmp_path: Path) -> None:
     """Its state is on disk (Ray's RocksDB backend): the run goes on as if nothing had been."""

@@ -5,6 +5,7 @@ import re
 import subprocess
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from ray_nodes import RayNodes
 
@@ -13,11 +14,11 @@ FINAL = ("SUCCEEDED", "FAILED", "STOPPED")
 STOP_WAIT_S = 45
 
 
-def submit(nodes: RayNodes, *entrypoint: str) -> str:
+def submit(nodes: RayNodes, *entrypoint: str, runtime_env: Mapping[str, Any] | None = None) -> str:
     """`ray job submit` as README has it, without the wait; the job's id."""
-    runtime_env = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}})
+    asked = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}} | dict(runtime_env or {})
     words = ["job", "submit", "--address", nodes.dashboard, "--working-dir", "."]
-    words += ["--runtime-env-json", runtime_env, "--no-wait"]
+    words += ["--runtime-env-json", json.dumps(asked), "--no-wait"]
     deadline = time.monotonic() + 60
     while True:
         done = nodes.ray(*words, "--", *entrypoint)

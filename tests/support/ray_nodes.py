@@ -34,6 +34,7 @@ class RayNodes:
 
     folder: Path
     env: dict[str, str]
+    bin: Path = BIN
     address: str = ""
     dashboard: str = ""
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
@@ -86,7 +87,7 @@ class RayNodes:
     ) -> subprocess.CompletedProcess[str]:
         """The `ray` command, in the repository."""
         return subprocess.run(
-            [str(BIN / "ray"), *words],
+            [str(self.bin / "ray"), *words],
             cwd=cli.ROOT,
             env=self.env if env is None else dict(env),
             capture_output=True,
@@ -111,7 +112,7 @@ class RayNodes:
     ) -> "subprocess.Popen[bytes]":
         with (self.folder / f"{name}.out").open("wb") as out:
             started = subprocess.Popen(
-                [str(BIN / "ray"), "start", "--block", "--disable-usage-stats", *words],
+                [str(self.bin / "ray"), "start", "--block", "--disable-usage-stats", *words],
                 env=self.env | dict(env or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -138,8 +139,11 @@ def tree_of(pid: int) -> list[psutil.Process]:
 
 
 @contextlib.contextmanager
-def ray_nodes(extra: Mapping[str, str] | None = None) -> Iterator[RayNodes]:
-    """None yet; all that are started in the block are ended with it."""
+def ray_nodes(extra: Mapping[str, str] | None = None, bin_: Path = BIN) -> Iterator[RayNodes]:
+    """None yet; all that are started in the block are ended with it.
+
+    `bin_` holds the `ray` of an environment, this one's if nothing is said.
+    """
     folder = Path(tempfile.mkdtemp(prefix="pl", dir="/tmp"))  # sockets bear 107 characters of path
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
@@ -148,11 +152,11 @@ def ray_nodes(extra: Mapping[str, str] | None = None) -> Iterator[RayNodes]:
     # A cluster must bring these itself, as k8s/base/rayjob.yaml does.
     env |= {
         **ENVIRONMENT,
-        "PATH": f"{BIN}:{env['PATH']}",
+        "PATH": f"{bin_}:{env['PATH']}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
     }
-    nodes = RayNodes(folder, env | dict(extra or {}))
+    nodes = RayNodes(folder, env | dict(extra or {}), bin_)
     try:
         yield nodes
     finally:
