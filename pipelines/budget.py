@@ -9,14 +9,15 @@ budget: all GPUs that are held, for the grace time and one more look.
 Limits: counted by looks every `watch.EXPORT_INTERVAL_S`, to one interval a replica. An attempt that
 was killed is charged one `SAVE_INTERVAL_S` of the GPUs that it last held, which is the most that it
 can have spent unseen unless the store was away. Of two drivers at once each knows what the other
-had spent when it began. What attempts of an earlier version spent is nowhere on record.
+had spent when it began. An author that the budget ends leaves no seeds. What attempts of an earlier
+version spent is nowhere on record.
 """
 
 import json
 import logging
 import threading
 import uuid
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from time import monotonic
@@ -173,19 +174,36 @@ class Meter:
 
 
 @contextmanager
-def charged(store: Store, pool: str, num_gpus: float) -> Generator[None]:
-    """Puts on record that the body holds so many GPUs: while it does, and however it ends."""
-    meter, is_over = Meter(store, None, 0.0), threading.Event()
+def charged(
+    store: Store, pool: str, num_gpus: float, gpu_s: float | None = None
+) -> Generator[Callable[[], None]]:
+    """Puts on record that the body holds so many GPUs: while it does, and however it ends.
+
+    Yields what the body asks before it begins more work.
+
+    Raises:
+        BudgetSpentError: `gpu_s` are spent; also of what is yielded.
+    """
+    meter, lock, is_over = Meter(store, gpu_s, 0.0), threading.Lock(), threading.Event()
+    meter.check()
+
+    def look() -> None:
+        with lock:
+            meter.see(pool, num_gpus, monotonic())
+            meter.save(monotonic())
+
+    def check() -> None:
+        look()
+        meter.check()
 
     def count() -> None:
         while not is_over.wait(LOOK_S):
-            meter.see(pool, num_gpus, monotonic())
-            meter.save(monotonic())
+            look()
 
     thread = threading.Thread(target=count, name="meter", daemon=True)
     thread.start()
     try:
-        yield
+        yield check
     finally:
         is_over.set()
         thread.join()

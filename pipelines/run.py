@@ -24,7 +24,7 @@ from actors.scoring import build_scoring
 from actors.text_to_image import build_text_to_image
 from actors.text_to_text import build_text_to_text
 from cluster.packing import Demand, check_fits
-from cluster.pool import Pool, PoolConfig, start_pool
+from cluster.pool import Poison, Pool, PoolConfig, start_pool
 from cluster.run_record import RUN_KEY
 from cluster.session import SessionInfo, nodes_at_hand, session
 from cluster.sharing import shared_places
@@ -250,10 +250,18 @@ def _author(attempt: Attempt) -> pa.Table:
     author = seeds.author
     model = author.model.identity()
     factory = partial(build_text_to_text, author.model.pinned(model), model.digest)
-    _meter(attempt).check()
-    held = author.pool.least_replicas * author.pool.num_gpus
-    with charged(attempt.store, "author", held), _pool("author", factory, author.pool) as pool:
-        ask = seed_tables.ask_with(pool.run_blocking, author.prompt_used().text)
+    limits, price = attempt.config.limits, attempt.config.plan.gpu_hour_price
+    held = author.pool.num_replicas * author.pool.num_gpus
+    with (
+        charged(attempt.store, "author", held, limits.budget.gpu_s(price)) as check,
+        _pool("author", factory, author.pool) as pool,
+    ):
+
+        def answer(rows: list[Row]) -> Sequence[Row | Poison]:
+            check()
+            return pool.run_blocking(rows)
+
+        ask = seed_tables.ask_with(answer, author.prompt_used().text)
         table = seed_tables.write_table(seeds, attempt.config.run_seed, ask)
     return seed_tables.commit_table(attempt.store, table)
 

@@ -142,6 +142,16 @@ def test_an_author_that_is_killed_is_charged_as_well(store: Store) -> None:
     assert 0 < ended.most_gpu_s < 2.0 * SAVE_INTERVAL_S
 
 
+def test_an_author_begins_nothing_more_once_the_budget_is_spent(store: Store) -> None:
+    with charged(store, "author", 2.0, gpu_s=0.2) as check:
+        check()
+        time.sleep(0.11)
+        with pytest.raises(BudgetSpentError):
+            check()
+    with pytest.raises(BudgetSpentError), charged(store, "author", 2.0, gpu_s=0.2):
+        pytest.fail("what the attempt before has spent is on record")
+
+
 def test_the_record_is_put_again_only_when_it_is_due(store: Store) -> None:
     meter = _meter(store)
     for now_s in (1.0, 2.0, SAVE_INTERVAL_S):
