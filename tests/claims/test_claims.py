@@ -8,11 +8,12 @@ import pytest
 from claims import Check, Claim, over_seeds, wilson
 
 HERE = Path(__file__).parent
-# Half a minute to two.
-SLOW = [pytest.param(one, marks=pytest.mark.slow) for one in ("recurrence.py", "batched_author.py")]
+# Twenty seconds to two minutes.
+LONG = ("recurrence.py", "batched_author.py", "text_metrics.py")
+SLOW = [pytest.param(one, marks=pytest.mark.slow) for one in LONG]
 
 
-@pytest.mark.parametrize("script", ["hygiene.py", "text_metrics.py", *SLOW])
+@pytest.mark.parametrize("script", ["hygiene.py", *SLOW])
 def test_the_claim_holds(script: str) -> None:
     done = subprocess.run(
         [sys.executable, str(HERE / script)], capture_output=True, text=True, check=False

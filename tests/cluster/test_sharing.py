@@ -85,9 +85,14 @@ def _start(stack: ExitStack, *asked: tuple[str, int, float]) -> list[Pool]:
     ("num_gpus", "asked"),
     [
         (3, [("captioner", 3, 0.3), ("generator", 3, 0.7)]),
-        (3, [("captioner", 2, 0.4), ("generator", 3, 0.6)]),
-        (2, [("generator", 1, 0.4), ("captioner", 2, 0.6)]),
-        (2, [("generator", 4, 0.25), ("captioner", 2, 0.5)]),
+        *(
+            pytest.param(num_gpus, asked, marks=pytest.mark.slow)
+            for num_gpus, asked in (
+                (3, [("captioner", 2, 0.4), ("generator", 3, 0.6)]),
+                (2, [("generator", 1, 0.4), ("captioner", 2, 0.6)]),
+                (2, [("generator", 4, 0.25), ("captioner", 2, 0.5)]),
+            )
+        ),
     ],
 )
 def test_the_smaller_share_comes_first_and_the_larger_one_still_has_its_places(

@@ -17,12 +17,12 @@ STABLE = ("pair_id", "prompt", "image_sha256", "description")
     ("model", "fault", "reason"),
     [
         ("generator", "abort", "replica_died"),
-        ("generator", "hang", "call_timeout"),
+        pytest.param("generator", "hang", "call_timeout", marks=pytest.mark.faults),
         ("generator", "oom", "out_of_memory"),
-        ("generator", "nan", "image_not_finite"),
-        ("captioner", "abort", "replica_died"),
-        ("captioner", "dead", "engine_dead"),
-        ("captioner", "wrong_count", "wrong_row_count"),
+        pytest.param("generator", "nan", "image_not_finite", marks=pytest.mark.faults),
+        pytest.param("captioner", "abort", "replica_died", marks=pytest.mark.faults),
+        pytest.param("captioner", "dead", "engine_dead", marks=pytest.mark.faults),
+        pytest.param("captioner", "wrong_count", "wrong_row_count", marks=pytest.mark.faults),
     ],
 )
 def test_a_poison_row_is_one_dead_letter_and_its_neighbours_are_committed(

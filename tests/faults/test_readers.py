@@ -70,7 +70,7 @@ def _check_poll(rows: pa.Table) -> set[tuple[str, int]]:
 
 
 @pytest.mark.parametrize(
-    "num_polls", [210, pytest.param(1002, marks=[pytest.mark.faults, pytest.mark.timeout(900)])]
+    "num_polls", [45, pytest.param(1002, marks=[pytest.mark.faults, pytest.mark.timeout(900)])]
 )
 def test_every_poll_of_a_run_sees_whole_units_and_only_more_of_them(
     tmp_path: Path, num_polls: int

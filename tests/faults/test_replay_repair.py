@@ -95,6 +95,7 @@ def test_a_replay_that_was_cut_off_is_finished_by_the_run(
     _check(output)
 
 
+@pytest.mark.faults
 def test_a_replay_that_was_cut_off_before_its_first_commit_is_finished_by_the_run(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -226,7 +227,7 @@ def _damage(output: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        "file flipped",
+        pytest.param("file flipped", marks=pytest.mark.faults),
         pytest.param("file gone", marks=pytest.mark.faults),
         "receipt gone",
         pytest.param("receipt torn", marks=pytest.mark.faults),
@@ -344,6 +345,7 @@ def test_a_repair_mends_units_behind_a_damaged_seed_table(
     _check(output)
 
 
+@pytest.mark.faults
 def test_a_damaged_seed_table_is_read_again_from_its_file(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:

@@ -126,6 +126,7 @@ def _ride_out(proxy: FaultProxy, server: S3Server, outage_s: float) -> None:
     assert server.objects() == {"held": b"held", "new": b"data", "over": b"data"}
 
 
+@pytest.mark.faults
 def test_an_outage_is_ridden_out(fault_proxy: FaultProxy, moto_s3: S3Server) -> None:
     _ride_out(fault_proxy, moto_s3, 8.0)
 
@@ -218,7 +219,7 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(
     assert num_before > 0
 
 
-@pytest.mark.parametrize("server", [pytest.param("moto", marks=pytest.mark.faults), "seaweed"])
+@pytest.mark.parametrize("server", ["moto", pytest.param("seaweed", marks=pytest.mark.faults)])
 def test_a_fifth_of_all_requests_fails_and_nothing_is_lost_or_doubled(
     request: pytest.FixtureRequest, server: str
 ) -> None:

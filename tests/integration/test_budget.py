@@ -12,6 +12,7 @@ from pipelines.budget import read_spent
 from pipelines.run import run
 
 
+@pytest.mark.slow
 def test_a_run_stops_at_its_budget_and_goes_on_with_more(
     local_ray: None, make_config: MakeConfig, tmp_path: Path
 ) -> None:

@@ -116,6 +116,7 @@ def test_seeds_verb_commits_the_table_that_the_run_then_uses(tmp_path: Path) -> 
     assert "1 seed_empty" in done.out
 
 
+@pytest.mark.slow
 def test_an_author_writes_b_batches_of_m(tmp_path: Path) -> None:
     author = ["seeds.path=null", "seeds.author.num_batches=2", "seeds.author.batch_size=3"]
     words = [*_words(tmp_path), *author, "seeds.author.model.backend=simulated", "num_rounds=1"]

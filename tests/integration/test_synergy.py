@@ -66,7 +66,7 @@ def test_resample_draws_every_round_from_the_seed(make_config: MakeConfig, tmp_p
     assert len({row["image_sha256"] for row in rows}) == 30
 
 
-@pytest.mark.parametrize("num_rounds", [1, 6])
+@pytest.mark.parametrize("num_rounds", [pytest.param(1, marks=pytest.mark.slow), 6])
 def test_models_load_once_however_many_rounds(
     make_config: MakeConfig, tmp_path: Path, num_rounds: int
 ) -> None:
@@ -76,6 +76,7 @@ def test_models_load_once_however_many_rounds(
     assert totals.num_pairs == 10 * num_rounds
 
 
+@pytest.mark.slow
 def test_pairs_do_not_depend_on_replicas_batches_or_kind_of_stage(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -95,10 +96,10 @@ def test_pairs_do_not_depend_on_replicas_batches_or_kind_of_stage(
     ("model", "fault", "reason"),
     [
         ("generator", "raise", "engine_error"),
-        ("generator", "wrong_count", "wrong_row_count"),
-        ("generator", "broken", "image_wrong_mode"),
-        ("captioner", "raise", "engine_error"),
-        ("captioner", "wrong_count", "wrong_row_count"),
+        pytest.param("generator", "wrong_count", "wrong_row_count", marks=pytest.mark.slow),
+        pytest.param("generator", "broken", "image_wrong_mode", marks=pytest.mark.slow),
+        pytest.param("captioner", "raise", "engine_error", marks=pytest.mark.slow),
+        pytest.param("captioner", "wrong_count", "wrong_row_count", marks=pytest.mark.slow),
         ("captioner", "empty", "description_empty"),
     ],
 )
@@ -160,6 +161,7 @@ def test_a_replica_that_is_killed_mid_batch_costs_no_row(
     assert _stable(tmp_path / "run") == _stable(tmp_path / "calm")
 
 
+@pytest.mark.slow
 def test_a_dead_engine_ends_the_run_with_its_own_words(make_config: MakeConfig) -> None:
     words = ["generator.simulated.fault=dead", "generator.simulated.fault_rate=1.0"]
     with pytest.raises(PoolError, match="simulated death of the engine"):
@@ -204,6 +206,7 @@ def test_one_seed_is_a_run(make_config: MakeConfig, seed_file: Path) -> None:
     assert run(make_config()).num_pairs == 3
 
 
+@pytest.mark.slow
 def test_resample_resumes_with_the_seed_s_prompt(make_config: MakeConfig, tmp_path: Path) -> None:
     run(make_config("mode=resample"))
     before = _stable(tmp_path / "run")

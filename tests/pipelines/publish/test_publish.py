@@ -147,7 +147,9 @@ def test_commits_that_were_made_anew_since_are_refused(run: RunWriter, tmp_path:
         publish_run(run, tmp_path / "out", "is_partial=false")
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "name", ["parquet", *(pytest.param(one, marks=pytest.mark.slow) for one in FORMATS[1:])]
+)
 def test_after_a_kill_at_any_store_call_the_same_command_makes_the_same_bytes(
     run: RunWriter, tmp_path: Path, name: str
 ) -> None:
