@@ -11,8 +11,8 @@ The students of a run seed begin with the same weights and take equally many ste
 pairs: nothing but the pairs differs. (The published students had one epoch each; there more pairs
 were more steps too, and training for longer would have looked like more data.)
 
-What was cut off goes on where it was: all is kept in `out/claims/student`, which `make
-claim-student` empties first.
+What was cut off goes on where it was: all is kept in `out/claims/student`; remove that to begin
+anew.
 
 Limits: recall counts attributes of scenes; BERTScore, which the original rests on, has no model
 here. The pairs of a unit are rounds of the same chains, so they hold fewer scenes than pairs.

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from answers import texts_of
 from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -116,7 +117,7 @@ def sit_exam(llava: LlavaForConditionalGeneration, exam: Sequence[Row]) -> Marks
         config, parts=(AutoProcessor.from_pretrained(EMBEDDED_MODELS["llava"]), llava)
     )
     pictures = [Image.fromarray(_decode(row)) for row in exam]
-    said = engine.describe(pictures, config.instruction_used().text, [0] * len(exam))
+    said = texts_of(engine.describe(pictures, config.instruction_used().text, [0] * len(exam)))
     true = [row["seed"] for row in exam]
     tallies = [
         tally_pair(row | {"description": text}) for row, text in zip(exam, said, strict=True)
