@@ -2,13 +2,16 @@
 
     python tests/benchmarks/commit_overhead.py [num_commits] [num_repeats] [folder] [image_bytes]
 
-Two comparisons, every side on the same rows, the order of sides turned from repeat to repeat:
+Three comparisons, every side on the same rows, the order of sides turned from repeat to repeat:
 
  - one process, unit after unit: `pyarrow.parquet.write_table`; the same and an fsync of the file;
    `Ledger.commit` (Parquet, sha256, put-if-absent of file and receipt, all of it synced);
- - Ray Data, one block a commit, the same reads in front: `Dataset.write_parquet` with its defaults;
-   the same, then `os.sync()`; an asynchronous actor that commits in threads, as a run's stage does,
-   8 units at once and 3 rounds of a unit, while a thread folds the receipts into the Delta log.
+ - Ray Data, tasks, one block a commit, the same reads in front: `Dataset.write_parquet` with its
+   defaults; the same, then `os.sync()`; a task that commits, while a thread folds the receipts into
+   the Delta log. Ray Data fuses writes and reads.
+ - Ray Data, as in a run: the rows come out of an asynchronous actor that has 8 units at once. With
+   `write_parquet` behind it; the same, then `os.sync()`; with nothing behind it, for it commits by
+   itself, in threads, 3 rounds of a unit, while a thread folds.
 
 What `write_parquet` has written when it returns would not survive a power cut, and a second
 attempt at a task writes its rows again: that is the difference that is paid for.
@@ -127,27 +130,25 @@ def keep_folding(ledger: Ledger, snapshot: Snapshot, stop: threading.Event) -> N
         folded |= new
 
 
-class CommitStage:
-    """The stage `record`, without the rows' way from and to Python."""
+class Stage:
+    """The stage that has the rows, without their way from and to Python; commits with a ledger."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger | None) -> None:
         self._ledger = ledger
 
     async def __call__(self, rows: pa.Table) -> pa.Table:
+        if self._ledger is None:
+            return rows
         await asyncio.to_thread(commit_unit, self._ledger, rows)
         return pa.table({"num_rows": [rows.num_rows]})
 
 
-def ray_commit(units: Any, folder: Path) -> None:
+def in_actor(units: Any, ledger: Ledger | None) -> Any:
+    """Behind an actor as a run's stages are one."""
     import ray
 
-    store = open_store(str(folder))
-    ledger, snapshot = Ledger(store, "f"), Snapshot(store.uri, PAIR_SCHEMA)
-    stop = threading.Event()
-    folder_thread = threading.Thread(target=keep_folding, args=(ledger, snapshot, stop))
-    folder_thread.start()
-    units.map_batches(
-        CommitStage,
+    return units.map_batches(
+        Stage,
         fn_constructor_args=[ledger],
         batch_size=None,
         batch_format="pyarrow",
@@ -158,7 +159,24 @@ def ray_commit(units: Any, folder: Path) -> None:
             max_tasks_in_flight_per_actor=NUM_UNITS_IN_FLIGHT,
         ),
         num_cpus=STAGE_CPUS,
-    ).materialize()
+    )
+
+
+def in_tasks(units: Any, ledger: Ledger) -> Any:
+    def commit(rows: pa.Table) -> pa.Table:
+        commit_unit(ledger, rows)
+        return pa.table({"num_rows": [rows.num_rows]})
+
+    return units.map_batches(commit, batch_size=None, batch_format="pyarrow")
+
+
+def ray_commit(units: Any, folder: Path, lay_out: Callable[[Any, Ledger], Any]) -> None:
+    store = open_store(str(folder))
+    ledger, snapshot = Ledger(store, "f"), Snapshot(store.uri, PAIR_SCHEMA)
+    stop = threading.Event()
+    folder_thread = threading.Thread(target=keep_folding, args=(ledger, snapshot, stop))
+    folder_thread.start()
+    lay_out(units, ledger).materialize()
     stop.set()
     folder_thread.join()
     snapshot.fold(ledger.receipts())
@@ -237,12 +255,20 @@ def compare_in_ray(root: Path, num_commits: int, repeats: int, image_bytes: int)
     def side(act: Callable[[Any, Path], None]) -> Side:
         return lambda folder: act(read_units(num_commits, image_bytes), folder)
 
-    sides = {
+    tasks = {
         "write_parquet": side(ray_write),
         "write_parquet + sync": side(ray_write_and_sync),
-        "commit stage + fold": side(ray_commit),
+        "commit + fold": side(lambda units, folder: ray_commit(units, folder, in_tasks)),
     }
-    compare("Ray Data", sides, root, num_commits, repeats)
+    compare("Ray Data, tasks", tasks, root, num_commits, repeats)
+    actor = {
+        "write_parquet": side(lambda units, folder: ray_write(in_actor(units, None), folder)),
+        "write_parquet + sync": side(
+            lambda units, folder: ray_write_and_sync(in_actor(units, None), folder)
+        ),
+        "commit + fold": side(lambda units, folder: ray_commit(units, folder, in_actor)),
+    }
+    compare("Ray Data, as in a run", actor, root, num_commits, repeats)
 
 
 def main() -> None:
