@@ -64,7 +64,8 @@ class SdxlConfig:
     # These move the last bits only, as another batch size does, and are not recorded.
     compile: str = "none"  # regional: the UNet's transformer blocks, once each; full: UNet and VAE
     # a folder where compiled code is kept for the next replica; what lies there is run. Empty:
-    # PyTorch's own, below /tmp
+    # TORCHINDUCTOR_CACHE_DIR, else ~/.cache/pairloom/compiled (PyTorch's own is one below /tmp,
+    # which another user of the machine can make first)
     compile_cache: str = ""
     is_channels_last: bool = False  # convolutions in NHWC, as tensor cores read them
     is_qkv_fused: bool = False  # one matrix product instead of three in every attention

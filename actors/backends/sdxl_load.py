@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _MAX_VARIANTS = 64
 # Not cudagraphs: they keep memory for every shape, and a batch of 8 hides the launches anyway.
 _MODE = "max-autotune-no-cudagraphs"
+_OWN_CACHE = "~/.cache/pairloom/compiled"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,8 +186,9 @@ def _compile(pipes: SdxlPipes, config: SdxlConfig) -> None:
     if config.compile == "none":
         return
     _check_compiler(config.compile)
-    if config.compile_cache:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_cache_folder(config.compile_cache))
+    if config.compile_cache or "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        folder = _cache_folder(config.compile_cache or _OWN_CACHE)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     torch._dynamo.config.recompile_limit = _MAX_VARIANTS
     # dynamic=False: a second batch size would otherwise make kernels for every size, which are
     # slower; the engine fills batches up, so that there seldom is a second one.

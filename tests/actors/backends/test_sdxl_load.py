@@ -90,6 +90,20 @@ def test_compiling_reaches_the_modules_it_is_about(
         assert Path(cache).is_dir()
 
 
+def test_what_is_compiled_is_kept_where_no_other_user_can_be_first(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *_, **__: None)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is put back afterwards
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    with torch._dynamo.config.patch(recompile_limit=8):
+        prepare_pipes(SdxlPipes(base=pipe), SdxlConfig(compile="full"), 4)
+    folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert folder == tmp_path / ".cache" / "pairloom" / "compiled"
+    assert folder.stat().st_mode & 0o077 == 0
+
+
 def test_compiling_without_a_compiler_says_what_to_do(
     pipe: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
