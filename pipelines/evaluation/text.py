@@ -36,7 +36,9 @@ def check_installed() -> None:
     """Raises ValueError where a package of `pairloom[eval]` is missing; imports none."""
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
-        raise ValueError(f"evaluate needs {', '.join(missing)}: pip install 'pairloom[eval]'")
+        raise ValueError(
+            f"evaluate needs {', '.join(missing)}: pip install -e '.[eval]' where pairloom lies"
+        )
 
 
 def bleu4(preds: Sequence[str], refs: Sequence[str]) -> list[float]:

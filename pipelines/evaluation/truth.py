@@ -10,7 +10,7 @@ the first hundred.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actors.records import Row
@@ -91,14 +91,6 @@ class TruthOfRound:
                 for name in ATTRIBUTES
             },
         )
-
-
-def measure_rounds(pairs: Iterable[Row]) -> dict[int, RoundTruth]:
-    """The truth of every round of these pairs, by `round_index`."""
-    rounds: defaultdict[int, TruthOfRound] = defaultdict(TruthOfRound)
-    for pair in pairs:
-        rounds[pair["round_index"]].add(pair)
-    return {round_index: truth.measure() for round_index, truth in sorted(rounds.items())}
 
 
 def count_attributes(tally: Tally) -> tuple[int, int]:

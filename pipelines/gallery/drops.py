@@ -12,9 +12,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from cluster.config import to_dict
 from cluster.ledger import Ledger
 from cluster.receipts import Receipt
 from pipelines.filters.columns import in_order, read_columns
+from pipelines.filters.config import FilterConfig
 from pipelines.filters.report import FOLDER, digest_commits
 from pipelines.gallery.pages import VERBS
 
@@ -76,7 +78,7 @@ def _seconds(ledger: Ledger, receipts: list[Receipt], dropped: set[str]) -> dict
 
 
 def _asked(data: bytes) -> str:
-    """The fields of a filter that ask for something."""
+    """The fields of a filter that are not at their defaults; of a field that is gone, all."""
     value: dict[str, Any] = json.loads(data)
-    nothing = (None, [], {}, "keep", True, {"min": None, "max": None})
-    return json.dumps({k: v for k, v in value.items() if v not in nothing and k != "missing"})
+    defaults = to_dict(FilterConfig())
+    return json.dumps({k: v for k, v in value.items() if k not in defaults or v != defaults[k]})

@@ -68,8 +68,9 @@ def _figures(overview: Overview, effort: Effort, drops: Sequence[Drops]) -> str:
         ("Begin to last commit", span(effort.span_s)),
         ("Pairs a second", f"{num_pairs / effort.span_s:.2f}" if effort.span_s else "not known"),
     ]
-    if drops:
-        found.append(("Kept by the filter", f"{sum(drops[0].kept.values()):,}"))
+    for one in drops:
+        name = f" {one.digest[:8]}" if len(drops) > 1 else ""
+        found.append((f"Kept by the filter{name}", f"{sum(one.kept.values()):,}"))
     whole = split(effort).whole
     if whole and effort.gpu_hour_price is not None and effort.has_gpus and num_pairs:
         cost = whole / 3600 * effort.gpu_hour_price / num_pairs

@@ -104,6 +104,7 @@ def _num_rows(plan: Plan) -> int:
 def _notice(facts: Facts) -> str:
     seeds = "a model wrote the seed texts too" if facts.seeds_are_written else "only the seed texts"
     seeds += "" if facts.seeds_are_written else " were given"
+    seeds += ", and descriptions that chains began anew with" if facts.inject.get("path") else ""
     return (
         "> **Synthetic content.** Every picture was drawn by a text-to-image model, and every "
         f"description was written by a model that looked at the picture; {seeds}. No picture "
@@ -122,6 +123,8 @@ def _summary(facts: Facts, plan: Plan) -> str:
     size = f"{facts.constants['width']} x {facts.constants['height']} px"
     pictures = f"Pictures are {size}. " if facts.constants["width"] else ""
     chains = " (the two never share a chain)" if len(plan.splits) > 1 else ""
+    if chains and facts.inject:
+        chains = " (the two share no chain, but chains of both may have begun anew with one text)"
     rows = f"{_num_rows(plan):,} pairs of a picture and its description"
     return (
         f"{rows} from {facts.num_chains:,} chains of up to {facts.num_rounds} rounds: {splits}"

@@ -3,7 +3,8 @@
     python tests/benchmarks/early_stop.py [--seeds 32] [--rounds 6]
 
 For each of three run seeds the same seeds go through the loop twice: all rounds, and with rules. Of
-both: pairs, seconds inside generator and captioner, and, by the oracle of the embedded world, how
+both: pairs, seconds inside generator and captioner (and inside the scorer that the rules ask), and,
+by the oracle of the embedded world, how
 much of what the descriptions say is in their pictures (precision) and how much of what the pictures
 show is said (recall), over all pairs that were kept; how much of the seed is still said; and the
 Mean Cumulative Drift.
@@ -61,8 +62,12 @@ def run_arm(rules: tuple[str, ...], run_seed: int, num_seeds: int, num_rounds: i
         return {
             "pairs": totals.num_pairs,
             "stopped": totals.stop_reasons,
-            "model_s": sum(pair["draw_s"] + pair["describe_s"] for pair in pairs),
-            **{name: getattr(truth, name) or 0.0 for name in TRUTHS},
+            # Without rules the scores are for the drift alone: nobody would pay for them.
+            "model_s": sum(
+                pair["draw_s"] + pair["describe_s"] + (pair["score_s"] if rules else 0.0)
+                for pair in pairs
+            ),
+            **{name: getattr(truth, name) for name in TRUTHS},
             "by_round": measure_truth(pairs),
             "drift": {name: _drift(pairs, name) for name in DRIFTS},
         }

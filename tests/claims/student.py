@@ -18,6 +18,7 @@ Limits: recall counts attributes of scenes; BERTScore, which the original rests 
 here. The pairs of a unit are rounds of the same chains, so they hold fewer scenes than pairs.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -25,7 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ class Plan:
     student: StudentConfig = field(default_factory=StudentConfig)
 
     def of(self, run_seed: int) -> Path:
-        return self.folder / f"seed{run_seed}"
+        """Another one for another plan: what is kept there counts as done."""
+        digest = hashlib.sha256(repr(replace(self, folder=Path())).encode()).hexdigest()
+        return self.folder / digest[:8] / f"seed{run_seed}"
 
 
 def grow(plan: Plan, run_seed: int) -> None:

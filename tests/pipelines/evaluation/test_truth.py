@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from truths import measure_rounds
 
 from actors.scenes.grammar import caption, sample_scene
 from actors.scenes.render import render
 from actors.scenes.truth import QUESTIONS, measure_truth, tally_pair
-from pipelines.evaluation.truth import is_of_embedded_world, measure_rounds
+from pipelines.evaluation.truth import is_of_embedded_world
 
 
 def _pairs(num_pairs: int) -> list[Any]:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from scene_run import SceneRun
 from scored import add_columns
 from story_run import StoryRun
+from truths import measure_rounds
 
 from cluster.config import from_dict
-from pipelines.evaluation.truth import measure_rounds
 from pipelines.filters import FilterConfig, filter_run
 from pipelines.gallery import GalleryConfig, build_gallery
 from pipelines.gallery.charts import bars, nice_top, table
