@@ -42,6 +42,8 @@ from cluster.storage_base import Store
 
 logger = logging.getLogger(__name__)
 
+# Attempts with equal rows may have removed them between a put and a look; so many have not.
+MAX_PUTS = 10
 # Receipts are small and the wait is the network's: this many are read at a time.
 NUM_READERS = 16
 # Of what is not compressed already. zstd takes 2.3 ms of CPU more for the 39 columns of a unit, a
@@ -257,7 +259,9 @@ class Ledger:
         shard = encode_shard(table, uncompressed=uncompressed, codec=CODEC)
         key = f"{folder}/round={round_index}/{unit_id}-{shard.sha256[:16]}.parquet"
         # Where an attempt before this one got as far as here, look: a receipt vouches for ever.
-        while not self.store.put_if_absent(key, shard.data):
+        for _ in range(MAX_PUTS):
+            if self.store.put_if_absent(key, shard.data):
+                break
             try:
                 data = self.store.read(key)
             except FileNotFoundError:
@@ -265,6 +269,11 @@ class Ledger:
             if hashlib.sha256(data).hexdigest() != shard.sha256:
                 raise CommitError(f"{key} in {self.store.uri} does not hold what its name says")
             break
+        else:
+            raise StoreError(
+                f"{key} in {self.store.uri} was there and was gone, {MAX_PUTS} times in a row: the "
+                "store does not agree with itself"
+            )
         return ShardRef(
             file=key,
             sha256=shard.sha256,

@@ -272,7 +272,7 @@ def compare_in_ray(root: Path, num_commits: int, repeats: int, image_bytes: int)
 
 
 def main() -> None:
-    num_commits = int(sys.argv[1]) if len(sys.argv) > 1 else 300
+    num_commits = int(sys.argv[1]) if len(sys.argv) > 1 else 150
     repeats = int(sys.argv[2]) if len(sys.argv) > 2 else 6
     parent = sys.argv[3] if len(sys.argv) > 3 else None
     image_bytes = int(sys.argv[4]) if len(sys.argv) > 4 else IMAGE_BYTES

@@ -308,6 +308,15 @@ def test_a_put_repeated_behind_our_back_is_known_by_its_receipt(tmp_path: Path) 
     assert not _commit(LocalStore(str(tmp_path)), "b").is_winner
 
 
+def test_a_store_that_contradicts_itself_ends_the_commit(tmp_path: Path) -> None:
+    class Contradicting(LocalStore):
+        def put_if_absent(self, key: str, data: bytes) -> bool:
+            return False
+
+    with pytest.raises(StoreError, match="was there and was gone"):
+        _commit(Contradicting(str(tmp_path)), "a")
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(

@@ -44,19 +44,49 @@ def test_the_rules_are_right_by_promtool(rules: Path) -> None:
 CASES: dict[str, tuple[str, dict[str, str], str, bool]] = {
     "no pair although there are replicas": (
         "PairloomNoCommit",
-        {"ray_pairloom_pool_replicas": "2x60", "ray_pairloom_pairs_committed_total": "50x60"},
+        {
+            'ray_pairloom_pool_replicas{state="ready"}': "2x60",
+            "ray_pairloom_pairs_committed_total": "50x60",
+        },
         "30m",
         True,
     ),
-    "never a pair": ("PairloomNoCommit", {"ray_pairloom_pool_replicas": "2x60"}, "30m", True),
+    "never a pair": (
+        "PairloomNoCommit",
+        {'ray_pairloom_pool_replicas{state="ready"}': "2x60"},
+        "30m",
+        True,
+    ),
     "pairs come": (
         "PairloomNoCommit",
-        {"ray_pairloom_pool_replicas": "2x60", "ray_pairloom_pairs_committed_total": "0+9x60"},
+        {
+            'ray_pairloom_pool_replicas{state="ready"}': "2x60",
+            "ray_pairloom_pairs_committed_total": "0+9x60",
+        },
         "30m",
         False,
     ),
-    "models still load": ("PairloomNoCommit", {"ray_pairloom_pool_replicas": "2x60"}, "5m", False),
-    "nothing runs": ("PairloomNoCommit", {"ray_pairloom_pool_replicas": "0x60"}, "30m", False),
+    "replicas have just come": (
+        "PairloomNoCommit",
+        {'ray_pairloom_pool_replicas{state="ready"}': "2x60"},
+        "5m",
+        False,
+    ),
+    "no node comes, and models load": (
+        "PairloomNoCommit",
+        {
+            'ray_pairloom_pool_replicas{state="pending"}': "2x60",
+            'ray_pairloom_pool_replicas{state="loading"}': "2x60",
+        },
+        "30m",
+        False,
+    ),
+    "nothing runs": (
+        "PairloomNoCommit",
+        {'ray_pairloom_pool_replicas{state="ready"}': "0x60"},
+        "30m",
+        False,
+    ),
     "one row of ten fails": (
         "PairloomErrorShare",
         {

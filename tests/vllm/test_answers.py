@@ -112,6 +112,31 @@ def test_calls_from_several_threads_do_not_mix(
         assert [text for part in parts for text in part] == expected
 
 
+def test_rows_of_several_calls_are_with_the_engine_at_once(
+    shared: SharedEngine, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, under_way, most = shared.engine._generate, 0, 0
+
+    async def generate(prompt: dict[str, Any], rng_seed: int) -> Any:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            return await own(prompt, rng_seed)
+        finally:
+            under_way -= 1
+
+    monkeypatch.setattr(shared.engine, "_generate", generate)
+    with ThreadPoolExecutor(4) as threads:
+        calls = [
+            threads.submit(shared.engine.describe, pictures[i : i + 8], INSTRUCTION, RNG_SEEDS[:8])
+            for i in range(0, 32, 8)
+        ]
+        assert all(len(call.result()) == 8 for call in calls)
+    assert most > 8, "more than any one call has"
+    assert under_way == 0
+
+
 def test_every_process_of_the_engine_carries_its_mark(shared: SharedEngine) -> None:
     processes = shared.engine.processes
     assert len(processes_with(processes._mark)) == 2  # the core and its one worker
