@@ -44,14 +44,15 @@ def open_store(
     """Opens the store under `uri` without touching it.
 
     `is_single_writer` is the caller's word that no second writer will be at work at any time: two
-    drivers of one run could then both commit a unit, and one of them would be wrong.
+    drivers of one run could then both commit a unit, and one of them would be wrong. A folder needs
+    no such word, and gets what it gets without: without hard links there is no Delta log either.
 
     Raises:
         ValueError: the scheme is unknown or mistyped, the bucket or path is missing from the URI,
             or it carries credentials or a query, which would end up in logs and in the dataset.
     """
     store = _open(uri, retry_timeout_s)
-    if not is_single_writer:
+    if not is_single_writer or is_local(uri):
         return store
     logger.warning(
         "%s is used in single-writer mode: nothing keeps a second driver from committing the same "

@@ -1,8 +1,7 @@
 """Put-if-absent for a store that has none: look, then put, while one writer is at work.
 
-For gateways that ignore If-None-Match (rclone's, JuiceFS's) and folders without hard links, where
-the user declares that no second writer exists. A crash is survived as anywhere: what was put is
-found by the next attempt's look.
+For gateways that ignore If-None-Match (rclone's, JuiceFS's), where the user declares that no second
+writer exists. A crash is survived as anywhere: what was put is found by the next attempt's look.
 
 Limits: between look and put another writer can put too, and then the later one stays without
 either knowing. So nothing here protects against two drivers of one run at once, nor against a

@@ -2,17 +2,22 @@
 
 import logging
 import pickle
+import re
 import time
 from pathlib import Path
 
+import cli
 import pyarrow as pa
 import pytest
 from s3_servers import S3Server
+from whole_runs import words_of
 
 from cluster.errors import ConditionalPutUnsupportedError
 from cluster.ledger import Ledger
 from cluster.receipts import Counts
 from cluster.storage import SingleWriterStore, open_store
+from cluster.storage_local import LocalStore
+from pipelines.verify import describe_report, verify_run
 
 logger = logging.getLogger(__name__)
 
@@ -85,15 +90,27 @@ def test_a_later_attempt_of_the_single_writer_keeps_what_is_committed(rclone_s3:
     assert len(rclone_s3.objects()) == 2
 
 
-def test_a_folder_without_hard_links_works_for_one_writer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_link(*args: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
+def test_the_word_of_a_single_writer_changes_nothing_about_a_folder(tmp_path: Path) -> None:
+    assert isinstance(open_store(str(tmp_path), is_single_writer=True), LocalStore)
 
-    monkeypatch.setattr("os.link", no_link)
-    store = open_store(str(tmp_path), is_single_writer=True)
-    store.check_writable()
-    assert store.put_if_absent("a", b"first")
-    assert not store.put_if_absent("a", b"second")
-    assert store.read("a") == b"first"
+
+@pytest.mark.faults
+def test_a_whole_run_of_a_declared_single_writer_goes_on_and_verifies(
+    tmp_path: Path, rclone_s3: S3Server
+) -> None:
+    words = words_of(tmp_path, "is_single_writer=true", "unit_size=4", "num_rounds=2")
+    command = ["run", *words, f"output={rclone_s3.uri}", "--json"]
+    refused = cli.call(*[word for word in command if word != "is_single_writer=true"])
+    assert refused.code == 1, refused.err
+    assert "ignores put-if-absent" in refused.err
+    done = cli.call(*command)
+    assert done.code == 0, done.err
+    assert done.totals["num_pairs"] == 20
+    (lost,) = [key for key in rclone_s3.objects() if re.match(r"receipts/0000002-.*/1\.json", key)]
+    rclone_s3.client().delete_object(Bucket=rclone_s3.bucket, Key=f"{rclone_s3.prefix}/{lost}")
+    done = cli.call(*command)
+    assert done.code == 0, done.err
+    assert done.totals["num_resumed"] == 18
+    report = verify_run(rclone_s3.uri)
+    assert report.is_sound, describe_report(report)
+    assert report.is_finished
