@@ -15,6 +15,7 @@ from credential_service import credential_service
 from fault_proxy import FaultProxy, at_random, never
 from grow import grow_unit
 from s3_servers import S3Server, ServerProcess, seaweed_process
+from whole_runs import wait_for
 
 from cluster.errors import StoreError
 from cluster.ledger import Ledger
@@ -203,7 +204,8 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(
 
     with ThreadPoolExecutor(1) as writer:
         writing = writer.submit(write)
-        time.sleep(0.5)
+        # Not after half a second: on a busy machine the first put had not come back by then.
+        wait_for(lambda: len(committed) >= 5)
         own_seaweed.kill()
         num_before = len(committed)
         own_seaweed.start()
@@ -216,7 +218,7 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(
         writing.result()
     found = own_seaweed.server.objects()
     assert found == {key: key.encode() * 1000 for key in committed}
-    assert num_before > 0
+    assert num_before >= 5
 
 
 @pytest.mark.parametrize("server", ["moto", pytest.param("seaweed", marks=pytest.mark.faults)])
