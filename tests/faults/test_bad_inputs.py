@@ -371,25 +371,27 @@ class _Spoiled:
         self._answer = answer
         self._spoil = spoil
 
-    def _finish(self, good: list[Any], rng_seeds: list[int]) -> Any:
+    def _finish(self, good: list[Any], bad: Any, rng_seeds: list[int]) -> Any:
         if 7 not in rng_seeds:
             return good
         if self._spoil is not None:
             return self._spoil(good)
-        return [
-            self._answer if seed == 7 else one for one, seed in zip(good, rng_seeds, strict=True)
-        ]
+        return [bad if seed == 7 else one for one, seed in zip(good, rng_seeds, strict=True)]
+
+    def _say(self, texts: list[str], rng_seeds: list[int]) -> Any:
+        (bad,) = answers_of([self._answer])
+        return self._finish(answers_of(texts), bad, rng_seeds)
 
     def draw(self, prompts: list[str], rng_seeds: list[int]) -> Any:
         images = [draw_image(p, s, 64, 64) for p, s in zip(prompts, rng_seeds, strict=True)]
-        return self._finish([Drawn(image=image) for image in images], rng_seeds)
+        return self._finish([Drawn(image=image) for image in images], self._answer, rng_seeds)
 
     def describe(self, images: list[Image.Image], instruction: str, rng_seeds: list[int]) -> Any:
         said = [caption_of(image, seed) for image, seed in zip(images, rng_seeds, strict=True)]
-        return answers_of(self._finish(said, rng_seeds))
+        return self._say(said, rng_seeds)
 
     def write(self, prompts: list[str], rng_seeds: list[int]) -> Any:
-        return answers_of(self._finish([f"text {seed}" for seed in rng_seeds], rng_seeds))
+        return self._say([f"text {seed}" for seed in rng_seeds], rng_seeds)
 
 
 def _draw_between(engine: Any, prompt: Any = "bad") -> Row:
@@ -476,7 +478,7 @@ def test_a_bad_prompt_is_one_row(name: str) -> None:
 
 
 class _Plain(_Spoiled):
-    def _finish(self, good: list[Any], rng_seeds: list[int]) -> Any:
+    def _finish(self, good: list[Any], bad: Any, rng_seeds: list[int]) -> Any:
         return good
 
 

@@ -16,7 +16,7 @@ from pipelines.pull import is_under_way, stats_of
 def test_a_unit_is_under_way_until_it_got_through_or_was_turned_away() -> None:
     board = start_board()
     try:
-        assert not is_under_way((), board)
+        wait_for(lambda: not is_under_way((), board))  # its process may take its time
         for unit_id in ("u0", "u1"):
             assert asyncio.run(_begin(board, unit_id)) == 1
         assert is_under_way((), board)
@@ -34,7 +34,7 @@ async def _begin(board: Board, unit_id: str) -> int:
 @pytest.mark.usefixtures("local_ray")
 def test_a_board_that_does_not_answer_ends_no_grace_time() -> None:
     board = start_board()
-    assert not is_under_way((), board)
+    wait_for(lambda: not is_under_way((), board))
     board.close()  # Ray kills in its own time: a call on its way may still be answered
     wait_for(lambda: is_under_way((), board))
 
