@@ -61,7 +61,7 @@ MARGIN = 0.01  # of BLEU-4 and ROUGE-L, which need not rise
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much is grown and learned; the defaults fit 12 minutes of 2 cores."""
+    """How much is grown and learned; the defaults fit half an hour of 2 cores."""
 
     folder: Path = ROOT / "out" / "claims" / "student"
     num_units: int = 7

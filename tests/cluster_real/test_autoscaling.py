@@ -5,8 +5,8 @@ from itertools import pairwise
 import pytest
 from wave_run import MOST_GPU_NODES, NODE_IDLE_S, Timeline, group_types, run_waves
 
-# After a node is lost Ray's autoscaler (2.60) may bring two for it: on a machine that others kept busy
-# it did, while the first was not there yet, and took one back within 6 s.
+# After a node is lost Ray's autoscaler (2.60) may bring two for it: beside other heavy work it did,
+# while the first was not there yet, and took one back within 6 s.
 UNSETTLED_S = 30.0
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
