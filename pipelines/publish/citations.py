@@ -24,6 +24,38 @@ SDXL = """@misc{podell2023sdxl,
   archivePrefix = {arXiv}
 }"""
 
+SDXL_TURBO = """@misc{sauer2023adversarial,
+  title         = {Adversarial Diffusion Distillation},
+  author        = {Axel Sauer and Dominik Lorenz and Andreas Blattmann and Robin Rombach},
+  year          = {2023},
+  eprint        = {2311.17042},
+  archivePrefix = {arXiv}
+}"""
+
+SDXL_LIGHTNING = """@misc{lin2024sdxllightning,
+  title         = {SDXL-Lightning: Progressive Adversarial Diffusion Distillation},
+  author        = {Shanchuan Lin and Anran Wang and Xiao Yang},
+  year          = {2024},
+  eprint        = {2402.13929},
+  archivePrefix = {arXiv}
+}"""
+
+QWEN25_VL = """@misc{bai2025qwen25vl,
+  title         = {Qwen2.5-VL Technical Report},
+  author        = {Shuai Bai and Keqin Chen and Xuejing Liu and others},
+  year          = {2025},
+  eprint        = {2502.13923},
+  archivePrefix = {arXiv}
+}"""
+
+LLAVA_NEXT = """@misc{liu2024llavanext,
+  title  = {LLaVA-NeXT: Improved reasoning, OCR, and world knowledge},
+  author = {Haotian Liu and Chunyuan Li and Yuheng Li and Bo Li and Yuanhan Zhang and
+            Sheng Shen and Yong Jae Lee},
+  year   = {2024},
+  note   = {\\url{https://llava-vl.github.io/blog/2024-01-30-llava-next/}}
+}"""
+
 LLAVA = """@inproceedings{liu2023llava,
   title     = {Visual Instruction Tuning},
   author    = {Haotian Liu and Chunyuan Li and Qingyang Wu and Yong Jae Lee},
@@ -50,7 +82,11 @@ CLIP = """@inproceedings{radford2021clip,
 # By the name of the model, in lower case; the first that fits.
 _WORKS = (
     (re.compile(r"llava-?(v)?1\.5"), LLAVA_15),
+    (re.compile(r"llava-?(v)?1\.6|llava-next"), LLAVA_NEXT),
     (re.compile(r"llava"), LLAVA),
+    (re.compile(r"qwen2\.5-vl"), QWEN25_VL),
+    (re.compile(r"(sdxl|stable-diffusion-xl).*turbo"), SDXL_TURBO),
+    (re.compile(r"(sdxl|stable-diffusion-xl).*lightning"), SDXL_LIGHTNING),
     (re.compile(r"sdxl|stable-diffusion-xl"), SDXL),
     (re.compile(r"clip"), CLIP),
 )
