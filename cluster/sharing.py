@@ -6,8 +6,8 @@ large as what is to be in it and in whatever order that comes, every replica fin
 in its next life. Groups are asked for one by one, not as a gang, so that a run begins with the
 first GPU that a cluster brings.
 
-Limits: pools of a fixed size. A group stays on its node until that is gone, so a replica that leaves
-a draining node waits for that, and works elsewhere only then (`tests/faults/test_nodes.py`).
+Limits: pools of a fixed size. A group stays on its node until that is gone, so a replica that
+leaves a draining node waits for that before it works elsewhere (`tests/faults/test_nodes.py`).
 """
 
 from collections import defaultdict
