@@ -107,8 +107,9 @@ def cut_evenly(sizes: np.ndarray[Any, Any], limit: int) -> Numbers:
     """Numbers the rows by runs of about equal bytes, as few as keep within `limit` on average."""
     if not len(sizes):
         return np.zeros(0, np.int64)
-    before = np.cumsum(sizes) - sizes
-    total = float(sizes.sum())
+    sums = np.cumsum(sizes)
+    before = np.concatenate(([0.0], sums[:-1]))  # a difference of floats may fall
+    total = float(sums[-1])
     num_runs = max(1, math.ceil(total / limit))
     runs = np.minimum((before * num_runs / max(total, 1.0)).astype(np.int64), num_runs - 1)
     return np.unique(runs, return_inverse=True)[1].astype(np.int64)

@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipelines.publish import PublishConfig
 from pipelines.publish.plan import cut_evenly, is_validation
 
 
-@given(st.lists(st.floats(0.0, 1e9), max_size=200), st.integers(1, 10**9))
+@example(sizes=[48413125.895530105, 999999999.8955301, 0.0, 524206566.8955301], limit=1)
+@given(sizes=st.lists(st.floats(0.0, 1e9), max_size=200), limit=st.integers(1, 10**9))
 def test_rows_are_cut_into_runs_in_order_without_a_gap(sizes: list[float], limit: int) -> None:
     runs = cut_evenly(np.array(sizes), limit)
     assert len(runs) == len(sizes)
