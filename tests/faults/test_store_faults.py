@@ -221,7 +221,8 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(
     assert num_before >= 5
 
 
-@pytest.mark.parametrize("server", ["moto", pytest.param("seaweed", marks=pytest.mark.faults)])
+@pytest.mark.faults
+@pytest.mark.parametrize("server", ["moto", "seaweed"])
 def test_a_fifth_of_all_requests_fails_and_nothing_is_lost_or_doubled(
     request: pytest.FixtureRequest, server: str
 ) -> None:
