@@ -144,6 +144,8 @@ class PoolStats:
     replica_states: Mapping[ReplicaState, int] = field(default_factory=dict[ReplicaState, int])
     retries: Mapping[EndKind, int] = field(default_factory=dict[EndKind, int])
     """`num_retries` by how the call before had ended."""
+    busy_s_of: Mapping[int, float] = field(default_factory=dict[int, float])
+    """`busy_s` by the number of the replica, which its next lives keep."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ coroutines.
 import asyncio
 import contextlib
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 from cluster.demand import DemandWindow, Look
@@ -71,7 +71,7 @@ class Dispatcher:
         self._num_arrivals = self._num_calls = self._num_rows = 0
         self._num_poison = 0
         self._retries = Counter[EndKind]()
-        self._busy_s = 0.0
+        self._busy_s_of: defaultdict[int, float] = defaultdict(float)
 
     def start(self) -> None:
         """Begins to load every replica; needs the running event loop."""
@@ -119,7 +119,8 @@ class Dispatcher:
             num_retries=self._retries.total(),
             queue_length=len(self._queue) + len(self._suspects),
             in_flight=sum(len(slot.in_flight) for slot in self._lives.links),
-            busy_s=self._busy_s,
+            busy_s=sum(self._busy_s_of.values()),
+            busy_s_of=dict(self._busy_s_of),
             load_s=self._lives.load_s,
             num_poison=self._num_poison,
             num_node_losses=self._lives.num_node_losses,
@@ -247,7 +248,7 @@ class Dispatcher:
     def _note_call(self, slot: Slot, status: CallStatus) -> Failure | None:
         """What the batch is charged with; what runs on an engine that died before is not tried."""
         self._num_calls += 1
-        self._busy_s += status.seconds
+        self._busy_s_of[slot.index] += status.seconds
         if slot.has_blamed or not status.error:
             return None
         if not status.is_engine_dead:

@@ -89,6 +89,15 @@ PANELS: Final = (
         },
     ),
     Panel(
+        title="Busy share of every replica",
+        question="Is one slower or idler than the others of its pool? Numbers are the pool's own.",
+        unit="ratio",
+        queries={
+            "{{pool}} {{replica}}": "sum by (pool, replica) "
+            f"({_rate('replica_busy_seconds_total')})"
+        },
+    ),
+    Panel(
         title="Rows that wait",
         question="Where does work pile up? 0 at a pool that is not busy: it is starved.",
         unit="rows",

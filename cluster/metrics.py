@@ -25,7 +25,8 @@ OTHER: Final = "other"  # for a reason in no list: no text from outside becomes 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One metric; the values of its `tags` come from closed lists, so that its series are few."""
+    """One metric; the values of its `tags` come from closed lists, or are as many as a pool has
+    replicas, so that its series are few."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -81,7 +82,7 @@ METRICS: Final = (
         kind="counter",
         help="Seconds that replicas spent inside their model, of calls that have ended.",
         unit="seconds",
-        tags=("pool",),
+        tags=("pool", "replica"),
     ),
     Metric(
         name="pairloom_batch_fill_ratio",
@@ -186,7 +187,8 @@ class Exporter:
         self._before: dict[str, tuple[PoolStats, float]] = {}
         self.count_commit(0, 0, dict.fromkeys((*reasons, OTHER), 0))
         for pool in pools:
-            self._count_pool(pool, 0.0, 0, dict.fromkeys(RETRY_KINDS, 0))
+            self._add("pairloom_replica_busy_seconds_total", 0.0, pool=pool, replica="0")
+            self._count_pool(pool, 0, dict.fromkeys(RETRY_KINDS, 0))
             self._count_gpus(pool, 0.0)
 
     def count_commit(self, num_pairs: int, num_stopped: int, reasons: Mapping[str, int]) -> None:
@@ -216,19 +218,19 @@ class Exporter:
             kind: number - (before.retries.get(kind, 0) if before else 0)
             for kind, number in stats.retries.items()
         }
+        for replica, busy_s in stats.busy_s_of.items():
+            new_s = busy_s - (before.busy_s_of.get(replica, 0.0) if before else 0.0)
+            name = "pairloom_replica_busy_seconds_total"
+            self._add(name, new_s, pool=pool, replica=str(replica))
         self._count_pool(
             pool,
-            stats.busy_s - (before.busy_s if before else 0.0),
             stats.num_restarts - (before.num_restarts if before else 0),
             retries,
         )
         num_held = sum(stats.replica_states.get(state, 0) for state in HOLDING)
         self._count_gpus(pool, num_held * num_gpus * (now_s - before_s))
 
-    def _count_pool(
-        self, pool: str, busy_s: float, num_restarts: int, retries: Mapping[str, int]
-    ) -> None:
-        self._add("pairloom_replica_busy_seconds_total", busy_s, pool=pool)
+    def _count_pool(self, pool: str, num_restarts: int, retries: Mapping[str, int]) -> None:
         self._add("pairloom_replica_restarts_total", num_restarts, pool=pool)
         for kind, number in retries.items():
             self._add("pairloom_retries_total", number, pool=pool, kind=kind)

@@ -126,6 +126,7 @@ def test_series_are_few_because_tags_have_closed_values(saw: Saw) -> None:
         "kind": set(RETRY_KINDS),
         "reason": {*map(str, Reason), OTHER},
         "state": {"ready", "loading", "pending", "leaving", "over"},
+        "replica": {"0"},
     }
     tags = {series: set(one.tags) for one in METRICS for series in one.series}
     for name, labels, _ in [*saw["after_second"], *saw["gauges"]]:
