@@ -125,7 +125,8 @@ class HfMllmEngine:
             tokens = self._model.generate(**moved, max_new_tokens=config.max_new_tokens, **options)
             answers = tokens[:, inputs["input_ids"].shape[1] :].cpu()
         texts = self._tokenizer.batch_decode(answers, skip_special_tokens=True)
-        ends = torch.as_tensor(self._model.generation_config.eos_token_id)
+        end = self._model.generation_config.eos_token_id
+        ends = torch.as_tensor([] if end is None else end)  # without one all are cut
         has_ended = torch.isin(answers, ends).any(dim=1).tolist()
         return [_cut(*each, config.stop_strings) for each in zip(texts, has_ended, strict=True)]
 
