@@ -136,9 +136,7 @@ def test_a_spot_notice_moves_the_replica_before_its_node_is_gone(tmp_path: Path)
             node = worker_of(cluster, pid)
             add_worker(cluster)
             moment = time.time()
-            _give_notice(cluster, node, moment + deadline_s)
-            time.sleep(deadline_s)
-            cluster.remove_node(node, allow_graceful=False)
+            _take_away(cluster, node, deadline_s)
             done = _end(process)
     assert done.code == 0, done.err
     assert (done.totals["num_pairs"], done.totals["num_error_rows"]) == (72, 0)
@@ -149,6 +147,14 @@ def test_a_spot_notice_moves_the_replica_before_its_node_is_gone(tmp_path: Path)
     logger.info("the replica worked elsewhere, and a unit was committed, after %.1f s", back_s)
     assert back_s < NODE_BACK_S
     check_whole(output, log, 72, most=1.2)
+
+
+def _take_away(cluster: Any, node: Any, notice_s: float | None) -> None:
+    """A node that goes: at once, or so long after a notice."""
+    if notice_s is not None:
+        _give_notice(cluster, node, time.time() + notice_s)
+        time.sleep(notice_s)
+    cluster.remove_node(node, allow_graceful=False)
 
 
 def _give_notice(cluster: Any, node: Any, deadline: float) -> None:
@@ -187,10 +193,7 @@ def test_a_node_whose_gpu_two_models_share_goes_and_both_come_again(
             node = worker_of(cluster, pid)
             add_worker(cluster)
             moment = time.time()
-            if has_notice:
-                _give_notice(cluster, node, moment + deadline_s)
-                time.sleep(deadline_s)
-            cluster.remove_node(node, allow_graceful=False)
+            _take_away(cluster, node, deadline_s if has_notice else None)
             done = _end(process)
     assert done.code == 0, done.err
     assert (done.totals["num_pairs"], done.totals["num_error_rows"]) == (72, 0)
