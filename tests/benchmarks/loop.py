@@ -54,14 +54,17 @@ SCENARIOS: dict[str, tuple[Work, tuple[str, ...]]] = {
         ("pairloom", "chained_autoscaling", "chained_fixed"),
     ),
     "varied": (
-        Work(title="lognormal cv .5, GPU 0 is 3x slow", cv=0.5, slow_gpu=0),
-        ("pairloom", "chained_fixed", "phases"),
+        Work(
+            title="640 batches, lognormal cv .5, GPU 0 is 3x slow", num_units=40, cv=0.5, slow_gpu=0
+        ),
+        ("pairloom", "chained_fixed"),
     ),
     "rounds4": (Work(title="4 rounds, 640 batches", num_rounds=4), ("pairloom",)),
     "rounds1": (Work(title="1 round, 160 batches", num_rounds=1), ("pairloom",)),
     "scale16": (
         Work(
-            title="16 + 4, 320 batches of 2 s and .5 s",
+            title="16 + 4, 640 batches of 2 s and .5 s",
+            num_units=40,
             num_generators=16,
             num_captioners=4,
             draw_s=2.0,
@@ -71,8 +74,8 @@ SCENARIOS: dict[str, tuple[Work, tuple[str, ...]]] = {
     ),
     "scale64": (
         Work(
-            title="51 + 13, 1024 batches of 4 s and 1 s",
-            num_units=64,
+            title="51 + 13, 4096 batches of 4 s and 1 s",
+            num_units=256,
             num_generators=51,
             num_captioners=13,
             draw_s=4.0,
