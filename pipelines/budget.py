@@ -17,6 +17,7 @@ import json
 import logging
 import threading
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -89,6 +90,19 @@ def read_spent(store: Store) -> list[Spent]:
         CommitError: a record is damaged.
     """
     return [_parse(key, store) for key in store.list(FOLDER)]
+
+
+def count_spent(store: Store) -> dict[str, float]:
+    """GPU-seconds by pool of all attempts.
+
+    Raises:
+        CommitError: a record is damaged.
+    """
+    total: defaultdict[str, float] = defaultdict(float)
+    for one in read_spent(store):
+        for pool, gpu_s in one.gpu_s.items():
+            total[pool] += gpu_s
+    return dict(total)
 
 
 def _parse(key: str, store: Store) -> Spent:

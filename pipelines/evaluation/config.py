@@ -37,11 +37,17 @@ class EvaluateConfig:
     # a column of the pairs, seed or prompt; or a local file (.jsonl .csv .parquet) with the columns
     # `reference` and `pair_id`, or `chain_id` where all rounds of a chain share one
     references: str = "seed"
+    # []: none, and no package of `pairloom[eval]` is needed; truth is left, and BERTScore if asked
     metrics: list[str] = field(default_factory=lambda: list(METRICS))
     # data folder of nltk with corpora/wordnet/, for METEOR's synonyms; null: none count
     wordnet: str | None = None
     bert: BertScoreConfig = field(default_factory=BertScoreConfig)
     has_truth: bool = True  # by the oracle, where the run is of the embedded world
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether texts are compared at all."""
+        return bool(self.metrics) or self.bert.model is not None
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.metrics if name not in METRICS]

@@ -80,6 +80,11 @@ def evaluate_run(output: str, config: EvaluateConfig) -> Evaluation:
     """
     find = find_references(config.references)
     has_truth = config.has_truth and _is_of_embedded_world(output)
+    if not (config.has_metrics or has_truth):
+        raise ValueError(
+            f"field 'metrics' is empty, and {output} is not of the embedded world, or has_truth is "
+            "false: nothing is left to measure"
+        )
     metrics = load_metrics(config.metrics, config.wordnet, config.bert)
     rounds: defaultdict[int, _Round] = defaultdict(_Round)
     num_pairs = num_without = 0
@@ -96,7 +101,7 @@ def evaluate_run(output: str, config: EvaluateConfig) -> Evaluation:
         raise ValueError(
             f"{output} has {num_pairs} pairs, and {config.references!r} has a reference for none"
         )
-    scores, signatures = _score_rounds(rounds)
+    scores, signatures = _score_rounds(rounds) if config.has_metrics else ({}, [])
     return Evaluation(
         output=output,
         references=config.references,
@@ -146,28 +151,38 @@ def _spread(values: list[float]) -> Spread:
 
 def describe_evaluation(found: Evaluation) -> str:
     """As tables, a round a line."""
+    parts = [_metric_lines(found), _truth_lines(found.truth), found.notes]
+    return "\n\n".join("\n".join(lines) for lines in parts if lines)
+
+
+def _metric_lines(found: Evaluation) -> list[str]:
+    if not found.rounds:
+        return [f"{found.output}: {found.num_pairs} pairs"]
+    names = list(next(iter(found.rounds.values())).metrics)
     lines = [
         f"{found.output}: descriptions of {found.num_pairs - found.num_without_reference} of "
-        f"{found.num_pairs} pairs against {found.references!r}; mean and standard deviation"
+        f"{found.num_pairs} pairs against {found.references!r}; mean and standard deviation",
+        _row("round", "pairs", [*names, "corpus_bleu"]),
     ]
-    names = list(next(iter(found.rounds.values())).metrics)
-    lines.append(_row("round", "pairs", [*names, "corpus_bleu"]))
     for round_index, one in found.rounds.items():
         cells = [f"{one.metrics[name].mean:.4f} {one.metrics[name].std:.4f}" for name in names]
         lines.append(_row(round_index, one.num_pairs, [*cells, f"{one.corpus_bleu:.4f}"]))
-    if found.truth:
-        lines += ["", *_truth_lines(found.truth)]
-    return "\n".join([*lines, *(["", *found.notes] if found.notes else [])])
+    return lines
 
 
-def _truth_lines(truth: dict[int, RoundTruth]) -> Iterator[str]:
-    yield "truth of the descriptions by the oracle: attributes, with one standard error"
+def _truth_lines(truth: dict[int, RoundTruth]) -> list[str]:
+    if not truth:
+        return []
     heads = ["picture_precision", "picture_recall", "seed_precision", "seed_recall"]
-    yield _row("round", "pairs", [*heads, "says a scene"])
+    lines = [
+        "truth of the descriptions by the oracle: attributes, with one standard error",
+        _row("round", "pairs", [*heads, "says a scene"]),
+    ]
     for round_index, one in truth.items():
         cells = [_say_rate(one.rates.get(name)) for name in heads]
         readable = f"{one.num_readable / one.num_pairs:.3f}"
-        yield _row(round_index, one.num_pairs, [*cells, readable])
+        lines.append(_row(round_index, one.num_pairs, [*cells, readable]))
+    return lines
 
 
 def _say_rate(rate: Rate | None) -> str:

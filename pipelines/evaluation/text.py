@@ -185,6 +185,8 @@ def load_metrics(names: Sequence[str], wordnet: str | None, bert: BertScoreConfi
     Raises:
         ValueError: a package, a model or WordNet is missing or not usable.
     """
+    if not names and bert.model is None:
+        return Metrics(by_name={}, notes=[])
     check_installed()
     made: dict[str, Callable[[], Metric]] = {
         "bleu4": lambda: bleu4,

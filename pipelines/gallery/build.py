@@ -23,9 +23,9 @@ from actors.records import is_replay, parse_unit_id
 from cluster.receipts import Receipt
 from cluster.storage import is_local, local_path, open_store
 from pipelines import seeds as seed_tables
+from pipelines.budget import count_spent
 from pipelines.evaluation.truth import NUM_SEEDS_TRIED, is_of_embedded_world
 from pipelines.gallery.config import GalleryConfig
-from pipelines.gallery.effort import count_spent
 from pipelines.gallery.pages import (
     Page,
     add_commit,

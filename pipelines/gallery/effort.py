@@ -17,9 +17,7 @@ from datetime import datetime
 from typing import Any
 
 from actors.records import is_replay
-from cluster.storage import Store
 from cluster.telemetry import Growth, eta_s
-from pipelines.budget import read_spent
 from pipelines.gallery.pages import VERBS
 from pipelines.gallery.summary import Overview
 
@@ -202,18 +200,6 @@ def foresee(overview: Overview) -> list[tuple[float, float]]:
 def commit_times(overview: Overview) -> list[tuple[float, int]]:
     """Seconds after the begin of the run and pairs of each commit, in the order of time."""
     return [(at_s, int(one["pairs"])) for at_s, one in _by_time(overview)]
-
-
-def count_spent(store: Store) -> dict[str, float]:
-    """GPU-seconds by pool of all attempts.
-
-    Raises:
-        CommitError: a record is damaged.
-    """
-    total = Counter[str]()
-    for one in read_spent(store):
-        total.update(one.gpu_s)  # pyright: ignore[reportArgumentType]
-    return dict(total)
 
 
 def _by_time(overview: Overview) -> list[tuple[float, dict[str, Any]]]:

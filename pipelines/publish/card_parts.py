@@ -10,7 +10,7 @@ from typing import cast
 from actors.records import Row
 from pipelines.contact_sheet import draw_sheet
 from pipelines.publish.citations import METHOD, cite, hub_page
-from pipelines.publish.facts import MODELS, Facts, sampling_params
+from pipelines.publish.facts import MODELS, Cost, Facts, sampling_params
 
 EXAMPLE_KEY = "example.png"
 # Names that a reader understands, and in which direction the score is better.
@@ -132,10 +132,21 @@ def cost(facts: Facts) -> str:
     )
     if spent.gpu_hours:
         said += f", {spent.gpu_hours:.3g} GPU-hours"
-    if spent.gpu_hours and spent.gpu_hour_price:
-        price = spent.gpu_hours * spent.gpu_hour_price
-        said += f", {price:.2f} at {spent.gpu_hour_price:g} a GPU-hour"
-    return f"{said}. Loading, waiting and failed calls come on top."
+    if not spent.held_gpu_hours:
+        more = _price(spent.gpu_hours, spent) if spent.gpu_hours else ""
+        return f"{said}{more}. Loading, waiting and failed calls come on top."
+    return (
+        f"{said}. All that GPUs were held for, loading, waiting and failed calls included, came to "
+        f"{spent.held_gpu_hours:.3g} GPU-hours{_price(spent.held_gpu_hours, spent, num_kept)}."
+    )
+
+
+def _price(gpu_hours: float, spent: Cost, num_kept: int | None = None) -> str:
+    if not spent.gpu_hour_price:
+        return ""
+    price = gpu_hours * spent.gpu_hour_price
+    said = f", {price:.2f} at {spent.gpu_hour_price:g} a GPU-hour"
+    return said if num_kept is None else f"{said}: {price / num_kept:.3g} a published pair"
 
 
 def citations(facts: Facts) -> str:

@@ -2,8 +2,8 @@
 
 Only what receipts, run record and rows hold: the same for every attempt to publish.
 
-Limits: the cost is that of models at work on pairs; loading, idle time and failed calls are not in
-the rows. GPUs a replica are those that the run was begun with.
+Limits: what loading, idle time and failed calls cost stands in `spent/` alone, for all of them
+together. GPUs a replica are those that the run was begun with.
 """
 
 import json
@@ -16,6 +16,7 @@ import numpy as np
 from actors.records import Row
 from cluster.ledger import Ledger
 from cluster.receipts import Receipt
+from pipelines.budget import count_spent
 from pipelines.filters import Judged
 from pipelines.filters.config import SCORES
 from pipelines.filters.report import count_rounds
@@ -53,7 +54,8 @@ class Cost:
     """Seconds in which models worked on the pairs, and what a GPU-hour cost, if it is known."""
 
     model_s: dict[str, float]  # by the column of the pairs that has them
-    gpu_hours: float
+    gpu_hours: float  # of that
+    held_gpu_hours: float  # of all that the run held, for whatever; 0 where none is on record
     gpu_hour_price: float | None
 
 
@@ -112,7 +114,7 @@ def gather_facts(
         drop_reasons=judged.count_reasons(),
         num_unknown=judged.num_unknown,
         constants=dict.fromkeys(_CONSTANT) | constants,
-        cost=_cost(judged, record),
+        cost=_cost(judged, record, count_spent(ledger.store)),
         mean_drift=_mean_drift(judged) if record["mode"] == "loop" else {},
         example=_example(ledger, judged, plan),
     )
@@ -176,7 +178,7 @@ def _summarise(values: np.ndarray[Any, Any]) -> tuple[float, float, int] | None:
     return float(known.mean()), float(known.std()), len(known)
 
 
-def _cost(judged: Judged, record: dict[str, Any]) -> Cost:
+def _cost(judged: Judged, record: dict[str, Any], spent_s: dict[str, float]) -> Cost:
     seconds = {name: float(np.nansum(numbers(judged.table.column(name)))) for name in TIMES}
     pools: dict[str, Any] = record.get("pools") or {}
     gpus = {
@@ -186,6 +188,7 @@ def _cost(judged: Judged, record: dict[str, Any]) -> Cost:
     return Cost(
         model_s=seconds,
         gpu_hours=sum(seconds[name] * gpus[name] for name in TIMES) / 3600,
+        held_gpu_hours=sum(spent_s.values()) / 3600,
         gpu_hour_price=(record.get("plan") or {}).get("gpu_hour_price"),
     )
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -94,15 +95,20 @@ def test_a_wrong_word_is_refused(word: str, message: str) -> None:
         config_files.from_dict(EvaluateConfig, {}, "of the test", [word])
 
 
-def test_the_command_judges_a_run_of_the_embedded_world_by_truth(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = tmp_path / "run"
-    seeds = tmp_path / "seeds.txt"
+def grow_scene(folder: Path) -> Path:
+    """A run of the embedded world, one seed and two rounds, whose captioner says no scene."""
+    output, seeds = folder / "run", folder / "seeds.txt"
     seeds.write_text("a small red star at the top left on a grey background\n")
     words = [f"output={output}", f"seeds.path={seeds}", "num_rounds=2"]
     words += ["generator.backend=simulated", "captioner.backend=simulated"]
     grow_here(config_files.load(SynergyConfig, str(ROOT / "conf/synergy.yaml"), words))
+    return output
+
+
+def test_the_command_judges_a_run_of_the_embedded_world_by_truth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = grow_scene(tmp_path)
     assert cli.main(["evaluate", str(output), "metrics=[rouge_l]", "--json"]) == 0
     out = capsys.readouterr().out
     assert "truth of the descriptions" in out
@@ -112,3 +118,17 @@ def test_the_command_judges_a_run_of_the_embedded_world_by_truth(
     assert told["truth"]["1"]["rates"]["seed_recall"]["value"] == 0.0
     assert cli.main(["evaluate", str(output), "has_truth=false"]) == 0
     assert "truth" not in capsys.readouterr().out
+
+
+def test_truth_alone_needs_no_package_of_eval(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = grow_scene(tmp_path)
+    for name in ("sacrebleu", "rouge_score", "nltk", "bert_score"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    assert cli.main(["evaluate", str(output), "metrics=[]"]) == 0
+    out = capsys.readouterr().out
+    assert "truth of the descriptions" in out
+    assert "bleu" not in out
+    assert cli.main(["evaluate", str(output), "metrics=[]", "has_truth=false"]) == 2
+    assert "nothing is left to measure" in capsys.readouterr().err

@@ -142,6 +142,18 @@ def test_the_cost_is_that_of_models_at_work(whole: RunWriter, tmp_path: Path) ->
     assert "39.6 s a published pair" in text
 
 
+def test_the_cost_is_that_of_all_gpus_held_where_it_is_on_record(
+    whole: RunWriter, tmp_path: Path
+) -> None:
+    """Two attempts; 2 GPU-hours in all, of which models were at work for 1.2."""
+    for name, gpu_s in (("a", {"generator": 5400.0, "captioner": 900.0}), ("b", {"author": 900.0})):
+        record = {"format": 1, "gpu_s": gpu_s, "num_gpus": 0.0, "is_over": True}
+        put_json(whole.folder / f"spent/{name}.json", record)
+    _, text = card_of(whole, tmp_path / "out")
+    assert "1.21 GPU-hours. All that GPUs were held for" in text
+    assert "came to 2 GPU-hours, 4.00 at 2 a GPU-hour: 0.0348 a published pair." in text
+
+
 def test_the_scorer_is_named_cited_and_counted(whole: RunWriter, tmp_path: Path) -> None:
     scorer = {"id": "openai/clip-vit-large-patch14", "revision": "r", "digest": "git:r"}
     scorer |= {"licence": "mit", "params": '{"dtype": "float32"}'}
