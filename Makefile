@@ -111,7 +111,7 @@ benchmark-formats: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/image_formats.py
 
 .PHONY: benchmark-early-stop
-# About ten minutes.
+# About eight minutes.
 benchmark-early-stop: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/early_stop.py
 
