@@ -25,7 +25,7 @@ VLLM_PIP := $(VLLM)/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--extr
 .PHONY: bench benchmark-block benchmark-paused benchmark-order benchmark-recovery benchmark-commit benchmark-resume benchmark-formats benchmark-overlap benchmark-publish
 
 demo: $(VENV)/.demo
-	$(BIN)/pairloom run conf/synergy.yaml output=$(OUTPUT) seeds.limit=32
+	$(BIN)/pairloom run conf/demo.yaml output=$(OUTPUT)
 	$(BIN)/pairloom look $(OUTPUT)
 	$(BIN)/pairloom gallery $(OUTPUT)
 
@@ -40,6 +40,10 @@ test-browser: $(VENV)/.dev $(AXE)
 	command -v chromium >/dev/null && command -v chromedriver >/dev/null || { apt-get update && \
 		apt-get install -y --no-install-recommends chromium chromium-driver; }
 	$(PYTEST) -m browser tests/browser
+
+.PHONY: screenshot
+screenshot: demo
+	$(BIN)/python tests/browser/screenshot.py $(OUTPUT)/gallery pipelines/gallery/screenshot.webp
 
 $(AXE):
 	mkdir -p out/axe
@@ -140,7 +144,7 @@ claims: $(VENV)/.dev
 claim-student: $(VENV)/.dev
 	$(BIN)/python tests/claims/student.py
 
-# Claim 6, about ten minutes.
+# Claim 6, about five minutes.
 claim-drift: $(VENV)/.dev
 	$(BIN)/python tests/claims/drift.py
 

@@ -8,8 +8,8 @@ import pytest
 from claims import Check, Claim, over_seeds, wilson
 
 HERE = Path(__file__).parent
-# Twenty seconds to two minutes.
-LONG = ("recurrence.py", "batched_author.py", "text_metrics.py")
+# Twenty seconds to five minutes.
+LONG = ("recurrence.py", "batched_author.py", "text_metrics.py", "drift.py")
 SLOW = [pytest.param(one, marks=pytest.mark.slow) for one in LONG]
 
 
