@@ -22,6 +22,8 @@ class Reason(StrEnum):
     # a chat template's token or an order to the model: `seeds.has_text_rules`, actors/text_rules.py
     SEED_RULE = "seed_rule"
     SEED_DUPLICATE = "seed_duplicate"  # an earlier seed is the same text once both are cleaned
+    # of an author: its answer was cut at the token limit, and this is where
+    SEED_CUT = "seed_cut"
     PROMPT_EMPTY = "prompt_empty"  # the row has no prompt, or only white space
     IMAGE_MISSING = "image_missing"  # no image came out of the engine, or none came with the row
     IMAGE_NOT_FINITE = "image_not_finite"  # NaN or infinite pixels: the model overflowed

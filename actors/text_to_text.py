@@ -1,8 +1,8 @@
 """The task of writing: rows with a prompt in, the same rows with a text out. The author of seed
 descriptions uses it.
 
-Reads `prompt` and `rng_seed`, fills `text` and `write_s`. A row with an empty prompt or an empty
-answer gets an `error`; the others of its batch go on.
+Reads `prompt` and `rng_seed`, fills `text`, `finish_reason` and `write_s`. A row with an empty
+prompt or an empty answer gets an `error`; the others of its batch go on.
 Limits: texts are not made distinct here, whoever asks for m different ones counts them;
 `write_s` is the row's equal share of its batch.
 """
@@ -61,10 +61,11 @@ def _read_prompt(row: Row) -> tuple[str, int]:
 
 
 def _check_text(result: object) -> dict[str, Any]:
-    text = check_answer(result).text
-    if not clean_text(text):
-        raise RowError(Reason.TEXT_EMPTY, f"the author answered {text[:80]!r}")
-    return {"text": text}  # uncleaned: the lines of a list answer are needed to split it
+    answer = check_answer(result)
+    if not clean_text(answer.text):
+        raise RowError(Reason.TEXT_EMPTY, f"the author answered {answer.text[:80]!r}")
+    # uncleaned: the lines of a list answer are needed to split it
+    return {"text": answer.text, "finish_reason": answer.finish_reason}
 
 
 def build_text_to_text(config: TextToTextConfig, expected_digest: str | None = None) -> TextToText:

@@ -2,17 +2,18 @@
 
 Many small batches, each with its own rng_seed, rather than one long request: asked for too many
 descriptions at once, a language model repeats itself (Synergy-General-MultimodalPairs, readme).
-Answers that are empty, over-long or repeated, or break a rule (actors/text_rules.py), are dropped,
-counted by reason, and asked for again, within bounds.
+Descriptions that are empty, over-long, repeated, cut at the token limit, or break a rule
+(actors/text_rules.py), are dropped, counted by reason, and asked for again, within bounds.
 
 Limits: distinct means distinct as cleaned text; two sentences that mean the same both stay.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from actors.engines import Answer
 from actors.prompts import Instruction, clean_text, find_instruction
 from actors.reasons import Reason
 from actors.records import derive_rng_seed
@@ -21,7 +22,7 @@ from actors.text_to_text import TextToTextConfig
 from cluster.pool import PoolConfig
 
 # How the author is asked: one rng_seed an answer -> raw answers in order.
-Ask = Callable[[list[int]], list[str]]
+Ask = Callable[[list[int]], Sequence[Answer]]
 
 _LIST_MARK = re.compile(r"^\s*(?:[-*\u2022]|\(?\d{1,4}[.):])\s+")
 
@@ -90,10 +91,9 @@ def write_batch(
             derive_rng_seed(run_seed, name, first + call, "author") for call in range(num_calls)
         ]
         for rng_seed, answer in zip(asked, ask(asked), strict=True):
-            for entry in split_list(answer) if config.is_list else [answer]:
+            for entry, is_cut in _entries(answer, is_list=config.is_list):
                 text = clean_text(entry)
-                # The entry as it came: cleaned text has no lines, where another speaker may begin.
-                reason = _why_not(text, taken, max_chars) or (find_rule(entry) and Reason.TEXT_RULE)
+                reason = Reason.SEED_CUT if is_cut else _why_not(entry, text, taken, max_chars)
                 if reason is None and len(texts) < config.batch_size:
                     texts.append(text)
                     rng_seeds.append(rng_seed)
@@ -110,9 +110,19 @@ def split_list(answer: str) -> list[str]:
     return [clean_text(_LIST_MARK.sub("", line)).strip("\"'") for line in marked or lines]
 
 
-def _why_not(text: str, taken: set[str], max_chars: int) -> str | None:
+def _entries(answer: Answer, *, is_list: bool) -> Iterator[tuple[str, bool]]:
+    """The descriptions of an answer, and whether each was cut: the last one can have been."""
+    entries = split_list(answer.text) if is_list else [answer.text]
+    for at, entry in enumerate(entries, 1):
+        yield entry, at == len(entries) and answer.finish_reason == "length"
+
+
+def _why_not(entry: str, text: str, taken: set[str], max_chars: int) -> str | None:
     if not text:
         return Reason.SEED_EMPTY
     if len(text) > max_chars:
         return Reason.SEED_TOO_LONG
-    return Reason.SEED_DUPLICATE if text in taken else None
+    if text in taken:
+        return Reason.SEED_DUPLICATE
+    # The entry as it came: cleaned text has no lines, where another speaker may begin.
+    return Reason.TEXT_RULE if find_rule(entry) else None

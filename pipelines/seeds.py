@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from actors.engines import Answer
 from actors.models import ModelIdentity
 from actors.records import SEED_SCHEMA, Row, derive_chain_ids
 from actors.text_rules import TEXT_RULES_ID
@@ -139,17 +140,19 @@ def write_table(config: SeedsConfig, run_seed: int, ask: Ask) -> pa.Table:
 def ask_with(run_rows: Callable[[list[Row]], Sequence[Row | Poison]], prompt: str) -> Ask:
     """Lets an author pool, or a bare task, answer; a failed call counts as an empty answer."""
 
-    def ask(rng_seeds: list[int]) -> list[str]:
-        answers = run_rows([{"prompt": prompt, "rng_seed": seed} for seed in rng_seeds])
-        texts: list[str] = []
-        for answer in answers:
-            error = answer.message if isinstance(answer, Poison) else answer.get("error")
-            if error:
-                logger.warning("author: a call failed and will be repeated: %s", error)
-            texts.append("" if error or isinstance(answer, Poison) else answer["text"])
-        return texts
+    def ask(rng_seeds: list[int]) -> list[Answer]:
+        rows = run_rows([{"prompt": prompt, "rng_seed": seed} for seed in rng_seeds])
+        return [_to_answer(row) for row in rows]
 
     return ask
+
+
+def _to_answer(row: Row | Poison) -> Answer:
+    if isinstance(row, Poison) or row.get("error"):
+        error = row.message if isinstance(row, Poison) else row["error"]
+        logger.warning("author: a call failed and will be repeated: %s", error)
+        return Answer(text="")
+    return Answer(text=row["text"], finish_reason=row["finish_reason"])
 
 
 def _judge(config: AuthorConfig, batch: Written, index: int) -> None:

@@ -34,6 +34,7 @@ from claims import Check, Claim, main, over_seeds
 
 from actors.backends.chat import plain_text
 from actors.backends.hf_mllm import HfMllmEngine
+from actors.engines import Answer
 from actors.prompts import INSTRUCTIONS
 from actors.scenes.grammar import parse, sample_caption, sample_scene
 from actors.text_to_text import TextToText, TextToTextConfig
@@ -115,8 +116,8 @@ def measure(run_seeds: range) -> list[Check]:
     singly = ask_with(TextToText(engine, config), QUESTION)
 
     def by(author: Callable[[int, int], str], m: int) -> list[float]:
-        def ask(rng_seeds: list[int]) -> list[str]:
-            return [author(rng_seed, m) for rng_seed in rng_seeds]
+        def ask(rng_seeds: list[int]) -> list[Answer]:
+            return [Answer(text=author(rng_seed, m)) for rng_seed in rng_seeds]
 
         return [usable_share(ask, m, run_seed) for run_seed in run_seeds]
 
