@@ -41,14 +41,19 @@ NUM_ROUNDS_TOLD = 3
 MIN_FALL = 0.03
 # A description with less than this share of the words before it is told as a cause.
 SHRUNK = 0.5
-_FITS = (
-    ("clip_similarity", "picture_off_prompt", "the picture fits its prompt less well"),
-    (
-        "clip_similarity_description",
+# By score: the code, what is told, and what of the two went wrong if only that one fell.
+_FITS = {
+    "clip_similarity": (
+        "picture_off_prompt",
+        "the picture fits its prompt less well",
+        "the picture left its prompt",
+    ),
+    "clip_similarity_description": (
         "description_off_picture",
         "the description fits its picture less well",
+        "the description left its picture",
     ),
-)
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +151,10 @@ def _judge(
         )  # fmt: skip
     earlier = [rows[at - 1]["text"] if at and is_loop else seed for at in range(len(rows))]
     facts, codes = _facts(rows, worst, earlier[worst])
-    told = [_told(seed, earlier[at], rows[at], gone[at]) for at in _by_weight(weights)]
+    told = [
+        _told(seed, earlier[at], rows[at], gone[at], wanted.total(), is_loop=is_loop)
+        for at in _by_weight(weights)
+    ]
     final = kept[-1] if is_loop else kept[worst]
     last = f"The last description says {left}" if is_loop else ""
     status: Status = "lost" if final < lost_below else "drifted"
@@ -157,18 +165,21 @@ def _judge(
         status=status,
         turning=turning,
         kept=kept,
-        head=_head(status, turning, rounds, is_beginning=is_loop and worst == 0),
+        head=_head(status, turning, rounds, codes, is_beginning=is_loop and worst == 0),
         why=". ".join(part for part in ["; ".join([told[0], *facts]), *told[1:], last] if part),
         codes=codes,
     )
 
 
-def _head(status: Status, turning: int, rounds: str, *, is_beginning: bool) -> str:
+def _head(
+    status: Status, turning: int, rounds: str, codes: Sequence[str], *, is_beginning: bool
+) -> str:
     if status == "kept":
         return f"Meaning kept over {rounds}"
     if status == "drifted" and is_beginning:  # word overlap cannot tell the one from the other
         return f"Reworded or drifted in round {turning}"
-    return f"Meaning {status} in round {turning}"
+    wrong = [culprit for code, _, culprit in _FITS.values() if code in codes]
+    return f"Meaning {status} in round {turning}" + (f": {wrong[0]}" if len(wrong) == 1 else "")
 
 
 def _by_weight(weights: Sequence[float]) -> list[int]:
@@ -208,11 +219,14 @@ def _left(wanted: Counter[str], bags: Sequence[Counter[str]]) -> int:
     return (wanted & bags[-1]).total() if bags else wanted.total()
 
 
-def _told(seed: str, before: str, row: Row, gone: Counter[str]) -> str:
+def _told(
+    seed: str, before: str, row: Row, gone: Counter[str], num_wanted: int, *, is_loop: bool
+) -> str:
     lost, text = _surface(seed, gone), row["text"]
     came = _surface(text, Counter(content_words(text)) - Counter(content_words(before)))
-    words = f"Round {row['round_index']}: {_quoted(lost)} went"
-    return f"{words}, {_quoted(came)} came" if came else words
+    fate = "went for good" if is_loop else "are missing"
+    words = f"{gone.total()} of the seed's {num_wanted} words {fate}, {_quoted(lost)}"
+    return f"Round {row['round_index']}: {words}" + (f"; {_quoted(came)} came" if came else "")
 
 
 def _facts(rows: Sequence[Row], at: int, before: str) -> tuple[list[str], list[str]]:
@@ -230,13 +244,14 @@ def _facts(rows: Sequence[Row], at: int, before: str) -> tuple[list[str], list[s
     if num_now < SHRUNK * num_before:
         facts.append(f"the text shrank from {num_before} words to {num_now}")
         codes.append("shorter_text")
-    for name, code, told in _FITS if at else ():
+    for name, (code, told, _) in _FITS.items() if at else ():
         now, then = (one.get("scores", {}).get(name) for one in (row, rows[at - 1]))
         if now is not None and then is not None and then - now >= MIN_FALL:
-            facts.append(f"{told} ({now:.2f}, {then:.2f} the round before)")
+            score = name.replace("_", " ")
+            facts.append(f"{told} ({score} {now:.2f}, {then:.2f} the round before)")
             codes.append(code)
     for flag in row.get("flags", ()):
-        facts.append(f"its description is flagged {flag}")
+        facts.append(f"its description is flagged: {flag.replace('_', ' ')}")
         codes.append(f"caption_{flag}")
     return facts, codes
 

@@ -54,6 +54,7 @@ def make_head(overview: Overview, segments: list[str]) -> dict[str, Any]:
         "turned": sums.get("turned", {}),
         "codes": sums.get("codes", {}),
         "seed_recall": _seed_recall(sums, record["num_rounds"]),
+        "num_truth_chains": _num_truth_chains(sums),
         "scores": list(sums.get("scores", {})),
         "score_scale": SCORE_SCALE,
         "kept_from": overview.config.kept_from,
@@ -74,3 +75,9 @@ def _seed_recall(sums: Sums, num_rounds: int) -> list[float | None]:
     rounds: dict[str, dict[str, int]] = sums.get("truth", {}).get("seed_recall", {})
     found = [rounds.get(str(index)) for index in range(num_rounds)] if rounds else []
     return [round(one["right"] / one["total"], 4) if one else None for one in found]
+
+
+def _num_truth_chains(sums: Sums) -> int:
+    """Chains of which the oracle was asked."""
+    rounds: dict[str, dict[str, int]] = sums.get("truth", {}).get("seed_recall", {})
+    return max((one["num_pairs"] for one in rounds.values()), default=0)

@@ -61,7 +61,7 @@ def test_it_says_at_once_which_round_lost_the_meaning_and_why(driver: Any, galle
     assert "20 lost it" in one_of(driver, "#headline").text
     assert heads(driver)[0] == "Meaning lost in round 1"
     strip = one_of(driver, ".strip")
-    assert '"large", "red", "circle", "blue", "square" went' in strip.text
+    assert 'went for good, "large", "red", "circle", "blue", "square"' in strip.text
     assert one_of(strip, ".is-turning h4").text.split("\n") == ["Round 1", "lost here"]
     marked = [one.text for one in all_of(strip, ".is-turning ins")]
     struck = [one.text for one in all_of(strip, ".is-turning del")]
@@ -72,19 +72,21 @@ def test_it_says_at_once_which_round_lost_the_meaning_and_why(driver: Any, galle
 
 
 def test_the_headline_names_the_round_that_lost_most(driver: Any, tmp_path: Path) -> None:
-    def headline(name: str, kind: type[StoryRun] | type[SceneRun], num_seeds: int) -> str:
+    def told(name: str, kind: type[StoryRun] | type[SceneRun], num_seeds: int) -> tuple[str, str]:
         folder = tmp_path / name
         folder.mkdir()
         kind(folder=folder, num_seeds=num_seeds).write_all()
         build_gallery(str(folder), None, GalleryConfig())
         open_page(driver, folder / "gallery" / "index.html")
-        return one_of(driver, "#headline").text
+        return one_of(driver, "#headline").text, one_of(driver, "#oracle").text
 
     # One is kept, one lost in round 1, one drifted in round 2.
-    assert headline("stories", StoryRun, 3).endswith("Most meaning went in round 1.")
-    told = headline("scenes", SceneRun, 6)
-    assert "the oracle still hears 100% in round 0 and 50% in round 2" in told
-    assert told.endswith("most of it went in round 2.")
+    words, oracle = told("stories", StoryRun, 3)
+    assert "Most meaning went in round 1: it turned 1 of the 2 that lost it or drifted." in words
+    assert not oracle
+    words, oracle = told("scenes", SceneRun, 6)
+    assert "Most meaning went in round 2: it turned 6 of the 6" in words
+    assert "descriptions still tell 100%, 100%, 50% in rounds 0 to 2 (6 chains" in oracle
 
 
 def test_every_picture_is_drawn_and_has_a_text(driver: Any, gallery: Path) -> None:

@@ -28,7 +28,16 @@
     const kept = head.status.kept || 0;
     const parts = STATUSES.filter((one) => one !== "kept" && head.status[one]).map((one) => `${head.status[one].toLocaleString("en")} ${one === "failed" ? "broke off" : one === "lost" ? "lost it" : "drifted"}`);
     const told = `${plural(head.num_pairs, "pair")} of ${plural(head.num_chains, "chain")} over ${plural(head.num_rounds, "round")}. ${kept.toLocaleString("en")} kept the meaning of their seed${parts.length ? `, ${parts.join(", ")}` : ""}.`;
-    return `${told}${whatTheOracleSays() ?? whatTurned()}`;
+    return told + whatTurned();
+  };
+
+  // Of codes that say what went wrong in the round that turned a chain; others tell what became of it.
+  const CAUSES = {
+    picture_off_prompt: "the picture fits its prompt less well than before",
+    description_off_picture: "the description fits its picture less well than before",
+    shorter_text: "the description is much shorter than before",
+    prompt_truncated: "the prompt was cut",
+    description_cut: "the description was cut",
   };
 
   // Without those that were drifted in round 0: there word overlap takes other words for a loss.
@@ -36,20 +45,24 @@
     const isSure = (r) => r > 0 || head.mode !== "loop";
     const turned = [...Array(head.num_rounds).keys()].map((r) => [turnedIn(r, isSure(r) ? ["lost", "drifted"] : ["lost"]), turnedIn(r, ["lost"]), r]);
     const [most, , round] = turned.reduce((a, b) => (b[0] > a[0] || (b[0] === a[0] && b[1] > a[1]) ? b : a));
-    return most ? ` Most meaning went in round ${round}.` : "";
+    if (!most) {
+      return "";
+    }
+    const number = (head.status.lost || 0) + (head.status.drifted || 0);
+    const known = Object.keys(CAUSES).filter((code) => head.codes[code]);
+    const cause = known.reduce((a, b) => (a === null || head.codes[b] > head.codes[a] ? b : a), null);
+    const told = ` Most meaning went in round ${round}: it turned ${most.toLocaleString("en")} of the ${number.toLocaleString("en")} that lost it or drifted.`;
+    return cause === null ? told : `${told} What shows most often where a chain turned: ${CAUSES[cause]} (${head.codes[cause].toLocaleString("en")}).`;
   };
 
   // Of the embedded world: how much of what the seeds say the descriptions still say.
   const whatTheOracleSays = () => {
-    const rounds = (head.seed_recall || []).map((share, r) => ({ share, r })).filter((one) => one.share !== null);
-    if (head.mode !== "loop" || rounds.length < 2) {
-      return null;
+    const shares = head.mode === "loop" ? (head.seed_recall || []).filter((share) => share !== null) : [];
+    if (!shares.length) {
+      return "";
     }
-    const percent = (one) => `${Math.round(100 * one.share)}% in round ${one.r}`;
-    const falls = rounds.map((one, at) => [(at ? rounds[at - 1].share : 1) - one.share, one.r]);
-    const [most, round] = falls.reduce((a, b) => (b[0] > a[0] ? b : a));
-    const told = ` Of what the seeds say, the oracle still hears ${percent(rounds[0])} and ${percent(rounds[rounds.length - 1])}`;
-    return most > 0 ? `${told}; most of it went in round ${round}.` : `${told}.`;
+    const told = shares.map((share) => `${Math.round(100 * share)}%`).join(", ");
+    return `Read as scenes, whatever the words: of the colours, shapes, sizes and places that the seeds ask for, descriptions still tell ${told} in rounds 0 to ${shares.length - 1} (${plural(head.num_truth_chains, "chain")}, those that kept it too).`;
   };
 
   const filterButton = (className, field, value, ...children) => {
@@ -68,6 +81,7 @@
     document.title = `${head.name}: pairloom gallery`;
     $("title").textContent = head.name;
     $("headline").textContent = headline() + (head.is_finished ? "" : " The run is not finished.");
+    $("oracle").textContent = whatTheOracleSays();
     const total = Math.max(1, head.num_chains);
     $("statuses").replaceChildren(
       ...STATUSES.map((status) => {

@@ -41,7 +41,8 @@ def test_the_round_that_took_most_words_for_good_turned_the_chain() -> None:
     found = verdict(SEED, "a large green star above a small yellow cross", "a green star")
     assert (found.status, found.turning) == ("lost", 1)
     assert found.head == "Meaning lost in round 1"
-    assert 'Round 1: "red", "circle", "blue", "square" went, "green", "star"' in found.why
+    told = """Round 1: 4 of the seed's 7 words went for good, "red", "circle", "blue", "square"; """
+    assert f'{told}"green", "star", "yellow", "cross" came' in found.why
     assert "The last description says 0 of 7 words of the seed" in found.why
 
 
@@ -54,7 +55,8 @@ def test_in_round_0_a_word_counts_half_for_there_a_captioner_rewords() -> None:
         "a large circle over a small blue square", "a large star over a small blue square"
     )
     assert (found.status, found.turning) == ("drifted", 1)
-    assert 'Round 0: "red", "above" went, "over" came' in found.why
+    words = """2 of the seed's 7 words went for good, "red", "above"; "over" came"""
+    assert f"Round 0: {words}" in found.why
     assert verdict("a large circle above a small square").head == "Reworded or drifted in round 0"
 
 
@@ -85,8 +87,22 @@ def test_what_is_known_of_the_turning_round_is_told() -> None:
         "prompt_truncated", "description_cut", "shorter_text", "picture_off_prompt",
         "caption_too_short",
     ]  # fmt: skip
-    assert "the picture fits its prompt less well (0.20, 0.31 the round before)" in found.why
+    fit = "the picture fits its prompt less well (clip similarity 0.20, 0.31 the round before)"
+    assert fit in found.why
+    assert "its description is flagged: too short" in found.why
+    assert found.head == "Meaning lost in round 1: the picture left its prompt"
     assert "shrank from 9 words to 2" in found.why
+
+
+def test_of_picture_and_description_the_head_names_the_one_that_went_wrong() -> None:
+    told = rows(SEED, "green star")
+    told[0]["scores"] = {"clip_similarity": 0.31, "clip_similarity_description": 0.30}
+    told[1]["scores"] = {"clip_similarity": 0.31, "clip_similarity_description": 0.10}
+    found = judge(SEED, told, None, kept_from=0.85, lost_below=0.5)
+    assert found.head == "Meaning lost in round 1: the description left its picture"
+    told[1]["scores"]["clip_similarity"] = 0.10  # both did
+    found = judge(SEED, told, None, kept_from=0.85, lost_below=0.5)
+    assert found.head == "Meaning lost in round 1"
 
 
 def test_a_chain_that_a_rule_ended_says_so() -> None:
@@ -116,6 +132,7 @@ def test_in_resample_each_round_stands_for_itself() -> None:
     told = rows("a green star", SEED)
     found = judge(SEED, told, None, kept_from=0.85, lost_below=0.5, is_loop=False)
     assert (found.status, found.turning, found.head) == ("lost", 0, "Meaning lost in round 0")
+    assert "Round 0: 7 of the seed's 7 words are missing" in found.why
 
 
 texts = st.text(alphabet="abc de", max_size=20)
