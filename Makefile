@@ -92,6 +92,10 @@ bench: $(VENV)/.dev
 benchmark-block: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/block_cost.py
 
+.PHONY: benchmark-dispatch
+benchmark-dispatch: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/dispatch_cost.py
+
 benchmark-paused: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/paused.py
 
