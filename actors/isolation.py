@@ -18,12 +18,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 from actors.engines import EngineDeadError
 from actors.reasons import Reason, RowError
 from actors.records import Row
+from cluster.shared_clock import SharedClock
 
 _logger = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class Experience:
     num_rows_fit: int = 0  # in the largest call that went through so far
     is_cut: bool = False  # a larger one ran out of memory: no batch is larger from now on
     logged: set[str] = field(default_factory=set[str])  # digests of tracebacks in the log
+    clock: SharedClock = field(default_factory=SharedClock)  # of the engine
 
     def next_size(self, num_rows: int) -> int:
         """How many of `num_rows` to send at once."""
@@ -176,7 +177,8 @@ class WorkedRows(Generic[Result]):
     rows: list[Row]
     live: list[tuple[Row, Outcome[Result]]]
     share_s: float
-    """Seconds of the engine for one row, retries included."""
+    """Seconds of the engine for one row, retries included; of those in which it worked on several
+    batches at a time, this batch's part."""
 
 
 def prepare_rows(
@@ -197,9 +199,9 @@ def work_rows(
 ) -> WorkedRows[Result]:
     """Takes what was prepared through one shared `call`, isolated as `run_isolated` says."""
     items = prepared.items
-    started = perf_counter()
-    outcomes = iter(run_isolated(items, call, experience))
-    share_s = (perf_counter() - started) / max(len(items), 1)
+    with experience.clock.call() as span:
+        outcomes = iter(run_isolated(items, call, experience))
+    share_s = span.share_s / max(len(items), 1)
     live: list[tuple[Row, Outcome[Result]]] = [
         (row, Outcome(value=item, num_calls=0) if isinstance(item, RowError) else next(outcomes))
         for row, item in prepared.live

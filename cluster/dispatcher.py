@@ -248,7 +248,7 @@ class Dispatcher:
     def _note_call(self, slot: Slot, status: CallStatus) -> Failure | None:
         """What the batch is charged with; what runs on an engine that died before is not tried."""
         self._num_calls += 1
-        self._busy_s_of[slot.index] += status.seconds
+        self._busy_s_of[slot.index] += status.busy_s
         if slot.has_blamed or not status.error:
             return None
         if not status.is_engine_dead:

@@ -7,8 +7,8 @@ less than half, the median of the window are left out. After a real shift they a
 the old ones are left out instead. The error is what the intervals tell of each other: while a shift
 passes through the window it is large.
 
-Limits: `busy_s` must be time alone on a GPU, one call at a time per replica: where replicas share a
-GPU, or an engine answers several calls at once, a call seems longer than it keeps the GPU.
+Limits: `busy_s` must be time alone on a GPU: where replicas share one, a call seems longer than it
+keeps it busy.
 """
 
 from collections import deque
@@ -47,7 +47,6 @@ class Rate:
     rows_per_call: float
     error: float
     """Of `calls_per_s`, relative."""
-    num_calls: int
 
     def of(self, name: str, *, num_gpus: int, num_cpus: float = 0.0) -> PoolRate:
         """As the solver wants it; every pair is one row of each pool."""
@@ -118,5 +117,4 @@ class RateWindow:
             calls_per_s=1 / mean_s,
             rows_per_call=sum(one.num_rows for one in kept) / num_calls,
             error=NUM_ERRORS * error,
-            num_calls=num_calls,
         )

@@ -15,14 +15,14 @@ import asyncio
 import logging
 import os
 import pickle
-import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.dispatch import BatchFunction, BatchSteps, Row
+from cluster.shared_clock import SharedClock, Span
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +32,9 @@ class CallStatus:
     """The small half of an answer: all that the dispatcher needs to see."""
 
     seconds: float
-    """Of the model's thread, with what else it works on meanwhile; what is prepared and finished
-    beside it does not count."""
+    """Of the model's thread; what is prepared and finished beside it does not count."""
+    busy_s: float
+    """Of them the part that is this call's, where the engine works on several at a time."""
     error: str = ""
     is_engine_dead: bool = False
     """The function raised. Rows that fail are data by then, so what is left is a broken engine."""
@@ -53,6 +54,7 @@ class Replica:
         self._node_id = node_id
         self._see_num_rows = see_num_rows
         self._steps: BatchSteps | None = None
+        self._clock = SharedClock()
         # One thread each, not a pool: batches stay in one order, which is what the dispatcher goes
         # by when it has to say which of them ran when this process died.
         self._prepare_thread, self._engine_thread, self._finish_thread = (
@@ -83,31 +85,29 @@ class Replica:
         assert steps is not None, "called before load"
         if self._see_num_rows is not None:
             self._see_num_rows(len(rows))
-        seconds, worked, error = await self._work(steps, rows)
+        span, worked, error = await self._work(steps, rows)
+        status = CallStatus(seconds=span.seconds, busy_s=span.share_s)
         answer, error = await self._run(self._finish_thread, lambda: steps.finish(worked), error)
         if error:
-            return CallStatus(seconds=seconds, error=error, is_engine_dead=True), None
+            return replace(status, error=error, is_engine_dead=True), None
         num_answered = len(answer) if isinstance(answer, list) else None
         if num_answered != len(rows):
             what = f"{num_answered} rows" if num_answered is not None else type(answer).__name__
-            return CallStatus(seconds=seconds, error=f"returned {what} for {len(rows)} rows"), None
-        return CallStatus(seconds=seconds), answer
+            return replace(status, error=f"returned {what} for {len(rows)} rows"), None
+        return status, answer
 
-    async def _work(self, steps: BatchSteps, rows: list[Row]) -> tuple[float, Any, str]:
+    async def _work(self, steps: BatchSteps, rows: list[Row]) -> tuple[Span, Any, str]:
         """The seconds of the model, and what it made of the rows or why nothing."""
-        seconds = 0.0
+        span = Span()
 
         def work() -> Any:
-            nonlocal seconds
-            started = time.perf_counter()
-            try:
+            nonlocal span
+            with self._clock.call() as span:
                 return steps.work(prepared)
-            finally:
-                seconds = time.perf_counter() - started
 
         prepared, error = await self._run(self._prepare_thread, lambda: steps.prepare(rows))
         worked, error = await self._run(self._engine_thread, work, error)
-        return seconds, worked, error
+        return span, worked, error
 
     async def watch(self) -> None:
         """Never returns: its failure tells the dispatcher at once that this process is gone."""

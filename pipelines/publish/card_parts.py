@@ -10,7 +10,7 @@ from typing import cast
 from actors.records import Row
 from pipelines.contact_sheet import draw_sheet
 from pipelines.publish.citations import METHOD, cite, hub_page
-from pipelines.publish.facts import MODELS, Cost, Facts, sampling_params
+from pipelines.publish.facts import MODELS, Facts, sampling_params
 
 EXAMPLE_KEY = "example.png"
 # Names that a reader understands, and in which direction the score is better.
@@ -119,34 +119,51 @@ def _injected(facts: Facts) -> str:
 
 def cost(facts: Facts) -> str:
     """What is known of the work that stands behind the pairs."""
+    said = [part for part in (_models_at_work(facts), _gpus_held(facts)) if part]
+    return " ".join(said) or "Not recorded."
+
+
+def _models_at_work(facts: Facts) -> str:
     spent = facts.cost
-    num_pairs = sum(one.num_pairs for one in facts.rounds)
-    num_kept = sum(one.num_kept for one in facts.rounds)
     whole_s = sum(spent.model_s.values())
     if not whole_s:
-        return "Not recorded."
+        return ""
+    num_pairs = sum(one.num_pairs for one in facts.rounds)
     work = [f"{_span(s)} on {_WORK[name]}" for name, s in spent.model_s.items() if s]
     said = (
         f"Models worked {', '.join(work)} the {num_pairs:,} pairs that were made: "
-        f"{whole_s / num_kept:.3g} s a published pair"
+        f"{whole_s / _num_published(facts):.3g} s a published pair"
     )
     if spent.gpu_hours:
         said += f", {spent.gpu_hours:.3g} GPU-hours"
-    if not spent.held_gpu_hours:
-        more = _price(spent.gpu_hours, spent) if spent.gpu_hours else ""
-        return f"{said}{more}. Loading, waiting and failed calls come on top."
+    if spent.held_gpu_hours:
+        return f"{said}."
+    more = _price(facts, spent.gpu_hours, "") if spent.gpu_hours else ""
+    return f"{said}{more}. Loading, waiting and failed calls come on top."
+
+
+def _gpus_held(facts: Facts) -> str:
+    hours = facts.cost.held_gpu_hours
+    if not hours:
+        return ""
+    price = _price(facts, hours, ": {each:.3g} a published pair")
     return (
-        f"{said}. All that GPUs were held for, loading, waiting and failed calls included, came to "
-        f"{spent.held_gpu_hours:.3g} GPU-hours{_price(spent.held_gpu_hours, spent, num_kept)}."
+        "All that GPUs are on record as held for, loading, waiting and failed calls included, "
+        f"came to {hours:.3g} GPU-hours{price}."
     )
 
 
-def _price(gpu_hours: float, spent: Cost, num_kept: int | None = None) -> str:
-    if not spent.gpu_hour_price:
+def _price(facts: Facts, gpu_hours: float, each: str) -> str:
+    gpu_hour_price = facts.cost.gpu_hour_price
+    if not gpu_hour_price:
         return ""
-    price = gpu_hours * spent.gpu_hour_price
-    said = f", {price:.2f} at {spent.gpu_hour_price:g} a GPU-hour"
-    return said if num_kept is None else f"{said}: {price / num_kept:.3g} a published pair"
+    price = gpu_hours * gpu_hour_price
+    more = each.format(each=price / _num_published(facts))
+    return f", {price:.2f} at {gpu_hour_price:g} a GPU-hour{more}"
+
+
+def _num_published(facts: Facts) -> int:
+    return sum(one.num_kept for one in facts.rounds)
 
 
 def citations(facts: Facts) -> str:

@@ -1,10 +1,11 @@
 """The place that a publish writes to: whose it is, what is there, what the manifest will say of it.
 
-    publish.json     put first: the run, the config and the commits that this place is for
+    publish.json     put first: the run, the config, the commits that this place is for, and what
+                     they had cost by then
     manifest.json    put last: every file with its sha256, bytes and rows; proof of a whole publish
 
 Every file is put whole and only if absent, so none is ever seen half or twice. A publish that was
-cut off is gone on with from the commits that its `publish.json` names, even if the run has grown.
+cut off is gone on with from what its `publish.json` says, even if the run has grown.
 
 Limits: a resume reads what is already there once, to hash it.
 """
@@ -25,6 +26,7 @@ from cluster.receipts import Receipt, parse_object
 from cluster.run_record import differences
 from cluster.storage import is_local, local_path, open_store
 from cluster.storage_base import PROBE_FOLDER, TEMP_FOLDER
+from pipelines.budget import count_spent
 from pipelines.filters.report import digest_commits
 from pipelines.publish.config import PublishConfig
 
@@ -43,6 +45,18 @@ class FileEntry:
     split: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What a place is for.
+
+    Attributes:
+        gpu_s: what the run had spent by then, in GPU-seconds by pool.
+    """
+
+    receipts: list[Receipt]
+    gpu_s: dict[str, float]
+
+
 class Destination:
     """A folder or prefix under which one dataset is published."""
 
@@ -56,17 +70,15 @@ class Destination:
         self._probes = [key for key in keys if key.startswith(f"{PROBE_FOLDER}/")]
         self._keys = set(keys) - set(self._probes)
 
-    def claim(
-        self, ledger: Ledger, receipts: list[Receipt], config: PublishConfig
-    ) -> list[Receipt]:
-        """Makes the place that of this run and config; returns the receipts that count for it.
+    def claim(self, ledger: Ledger, receipts: list[Receipt], config: PublishConfig) -> Claim:
+        """Makes the place that of this run and config; says what counts for it.
 
         Raises:
             ValueError: there are files of something else.
             RunMismatchError: it holds the publish of another run, or of another config.
             CommitError: a commit that it was begun with is gone, or another one now.
         """
-        ours = _claim_of(ledger.fingerprint, receipts, config)
+        ours = _claim_of(ledger, receipts, config)
         if CLAIM_KEY not in self._keys:
             if self._keys:
                 raise ValueError(
@@ -83,7 +95,7 @@ class Destination:
                 f"commits of the run that {self.uri} was begun with have been taken back or made "
                 "anew since: publish to another place, and remove this one"
             )
-        return pinned
+        return Claim(receipts=pinned, gpu_s=theirs.get("gpu_s", {}))
 
     def manifest(self) -> dict[str, Any] | None:
         """What a publish that is whole says of itself, or None."""
@@ -146,16 +158,17 @@ class Destination:
                     shutil.rmtree(local_path(self.uri) / name)
 
 
-def _claim_of(fingerprint: str, receipts: list[Receipt], config: PublishConfig) -> dict[str, Any]:
+def _claim_of(ledger: Ledger, receipts: list[Receipt], config: PublishConfig) -> dict[str, Any]:
     commits: defaultdict[str, list[int]] = defaultdict(list)
     for one in receipts:
         commits[one.unit_id].append(one.round_index)
     return {
         "format": FORMAT,
-        "fingerprint": fingerprint,
+        "fingerprint": ledger.fingerprint,
         "config": to_dict(config),
         "commits_digest": digest_commits(receipts),
         "commits": {unit: sorted(rounds) for unit, rounds in sorted(commits.items())},
+        "gpu_s": count_spent(ledger.store),
     }
 
 

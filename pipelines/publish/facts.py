@@ -16,11 +16,11 @@ import numpy as np
 from actors.records import Row
 from cluster.ledger import Ledger
 from cluster.receipts import Receipt
-from pipelines.budget import count_spent
 from pipelines.filters import Judged
 from pipelines.filters.config import SCORES
 from pipelines.filters.report import count_rounds
 from pipelines.filters.rules import numbers
+from pipelines.publish.destination import Claim
 from pipelines.publish.plan import Plan
 from pipelines.run_totals import count_reasons, count_stop_reasons
 
@@ -86,13 +86,14 @@ class Facts:
 def gather_facts(
     ledger: Ledger,
     run: dict[str, Any],
-    receipts: Sequence[Receipt],
+    claim: Claim,
     judged: Judged,
     plan: Plan,
     *,
     is_finished: bool,
 ) -> Facts:
     """Counts, and reads the constant columns and one chain."""
+    receipts = claim.receipts
     record: dict[str, Any] = run["record"]
     first = judged.files[int(plan.file_of[np.flatnonzero(judged.is_kept)[0]])]
     there = [name for name in _CONSTANT if name in first.schema.names]
@@ -107,14 +108,14 @@ def gather_facts(
         is_finished=is_finished,
         seeds_are_written=(record.get("seeds") or {}).get("path", "") is None,
         rounds=_rounds(receipts, judged, record["num_rounds"]),
-        error_reasons=count_reasons(list(receipts)),
+        error_reasons=count_reasons(receipts),
         stop_reasons=count_stop_reasons(receipts),
         stop_rules={k: v for k, v in (record.get("stop") or {}).items() if v not in (None, False)},
         inject=record["inject"] if (record.get("inject") or {}).get("share") else {},
         drop_reasons=judged.count_reasons(),
         num_unknown=judged.num_unknown,
         constants=dict.fromkeys(_CONSTANT) | constants,
-        cost=_cost(judged, record, count_spent(ledger.store)),
+        cost=_cost(judged, record, claim.gpu_s),
         mean_drift=_mean_drift(judged) if record["mode"] == "loop" else {},
         example=_example(ledger, judged, plan),
     )
@@ -178,7 +179,7 @@ def _summarise(values: np.ndarray[Any, Any]) -> tuple[float, float, int] | None:
     return float(known.mean()), float(known.std()), len(known)
 
 
-def _cost(judged: Judged, record: dict[str, Any], spent_s: dict[str, float]) -> Cost:
+def _cost(judged: Judged, record: dict[str, Any], gpu_s: dict[str, float]) -> Cost:
     seconds = {name: float(np.nansum(numbers(judged.table.column(name)))) for name in TIMES}
     pools: dict[str, Any] = record.get("pools") or {}
     gpus = {
@@ -188,7 +189,7 @@ def _cost(judged: Judged, record: dict[str, Any], spent_s: dict[str, float]) -> 
     return Cost(
         model_s=seconds,
         gpu_hours=sum(seconds[name] * gpus[name] for name in TIMES) / 3600,
-        held_gpu_hours=sum(spent_s.values()) / 3600,
+        held_gpu_hours=sum(gpu_s.values()) / 3600,
         gpu_hour_price=(record.get("plan") or {}).get("gpu_hour_price"),
     )
 

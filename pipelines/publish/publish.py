@@ -33,7 +33,7 @@ from pipelines.filters.report import decisions, digest_commits
 from pipelines.publish.card import write_card
 from pipelines.publish.card_parts import EXAMPLE_KEY, draw_example
 from pipelines.publish.config import PublishConfig
-from pipelines.publish.destination import CARD_KEY, Destination, FileEntry
+from pipelines.publish.destination import CARD_KEY, Claim, Destination, FileEntry
 from pipelines.publish.facts import FACT_COLUMNS, gather_facts
 from pipelines.publish.plan import Plan, plan_parts
 from pipelines.publish.schema import published_schema
@@ -77,12 +77,12 @@ def publish(output: str, dest: str, config: PublishConfig) -> Published:
             "there is with is_partial=true"
         )
     place = Destination(dest)
-    receipts = place.claim(ledger, receipts, config)
+    claim = place.claim(ledger, receipts, config)
     manifest = place.manifest()
     is_new = manifest is None
     if manifest is None:
-        is_whole = _is_finished(run, receipts, num_expected)
-        manifest = _write(output, ledger, run, receipts, config, place, is_whole=is_whole)
+        is_whole = _is_finished(run, claim.receipts, num_expected)
+        manifest = _write(output, ledger, run, claim, config, place, is_whole=is_whole)
     place.tidy()
     return _summarise(dest, manifest, is_new=is_new)
 
@@ -91,16 +91,17 @@ def _write(
     output: str,
     ledger: Ledger,
     run: dict[str, Any],
-    receipts: Sequence[Receipt],
+    claim: Claim,
     config: PublishConfig,
     place: Destination,
     *,
     is_whole: bool,
 ) -> dict[str, Any]:
+    receipts = claim.receipts
     judged = judge_run(output, receipts, config.filter, FACT_COLUMNS)
     plan = plan_parts(judged, config)
     schema = published_schema(one.schema for one in judged.files)
-    facts = gather_facts(ledger, run, receipts, judged, plan, is_finished=is_whole)
+    facts = gather_facts(ledger, run, claim, judged, plan, is_finished=is_whole)
     job = Job(
         ledger=ledger, files=judged.files, plan=plan, schema=schema, config=config, place=place
     )

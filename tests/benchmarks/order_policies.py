@@ -79,7 +79,7 @@ def pool_of(shape: Shape, verb: str, seed: int, seen: Seen) -> Dispatcher:
         took_s = mean_s * rng.lognormvariate(-(shape.sigma**2) / 2, shape.sigma)
         seen.work_s[verb] += took_s
         await asyncio.sleep(took_s * (3 if is_draw and replica.index < shape.num_slow else 1))
-        return CallStatus(seconds=took_s), rows
+        return CallStatus(seconds=took_s, busy_s=took_s), rows
 
     num_replicas = shape.num_generators if is_draw else shape.num_captioners
     config = PoolConfig(num_replicas=num_replicas)

@@ -92,7 +92,7 @@ async def test_death_charges_the_running_batch_only() -> None:
 async def test_an_engine_that_batches_by_itself_works_on_several_calls_at_a_time() -> None:
     async def answer(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
         await asyncio.sleep(1.0)
-        return CallStatus(seconds=1.0), rows
+        return CallStatus(seconds=1.0, busy_s=1.0), rows
 
     pool = FakePool(answer, calls_per_replica=4)
     began = asyncio.get_running_loop().time()
@@ -106,7 +106,7 @@ async def test_a_call_that_hangs_is_seen_though_others_overtake_it() -> None:
         if rows == "hangs" and len(pool.replicas) == 1:
             await asyncio.Event().wait()
         await asyncio.sleep(1.0)
-        return CallStatus(seconds=1.0), rows
+        return CallStatus(seconds=1.0, busy_s=1.0), rows
 
     pool = FakePool(hang_once, calls_per_replica=3, call_timeout_s=10.0)
     outcomes = await pool.run(["hangs", *range(100)])

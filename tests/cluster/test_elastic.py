@@ -20,7 +20,7 @@ ELASTIC: dict[str, Any] = {"num_replicas": 6, "min_replicas": 0, "idle_s": 60.0}
 def takes(call_s: float) -> Callable[[FakeReplica, Any], Awaitable[tuple[CallStatus, Any]]]:
     async def answer(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
         await asyncio.sleep(call_s)
-        return CallStatus(seconds=call_s), rows
+        return CallStatus(seconds=call_s, busy_s=call_s), rows
 
     return answer
 

@@ -110,9 +110,11 @@ async def fragile(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
     if "hang" in rows or "abort" in rows:
         await asyncio.sleep(10_000)
     if "raise" in rows:
-        return CallStatus(seconds=0, error="RuntimeError: boom", is_engine_dead=True), None
+        return CallStatus(
+            seconds=0, busy_s=0, error="RuntimeError: boom", is_engine_dead=True
+        ), None
     if "miscount" in rows:
-        return CallStatus(seconds=0, error="returned 7 rows for 8 rows"), None
+        return CallStatus(seconds=0, busy_s=0, error="returned 7 rows for 8 rows"), None
     return await echo(replica, rows)
 
 
@@ -160,7 +162,7 @@ async def test_engines_that_die_after_work_was_done_end_the_pool_and_make_no_row
 
     async def breaks(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
         if is_broken:
-            return CallStatus(seconds=0, error="CUDA error", is_engine_dead=True), None
+            return CallStatus(seconds=0, busy_s=0, error="CUDA error", is_engine_dead=True), None
         return await echo(replica, rows)
 
     pool = FakePool(breaks, num_replicas=2, in_flight_per_replica=1)

@@ -154,7 +154,7 @@ async def test_lost_nodes_are_free_up_to_a_bound() -> None:
 async def test_replica_on_a_draining_node_finishes_and_is_started_elsewhere() -> None:
     async def slow(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
         await asyncio.sleep(10)
-        return CallStatus(seconds=10), rows
+        return CallStatus(seconds=10, busy_s=10), rows
 
     pool = FakePool(slow, max_restarts=0, in_flight_per_replica=1)
     running = asyncio.ensure_future(pool.run([["a"], ["b"]]))
@@ -206,7 +206,7 @@ async def test_death_on_a_draining_node_is_the_node_s() -> None:
 async def test_pool_that_is_made_larger_uses_all_its_replicas() -> None:
     async def slow_echo(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
         await asyncio.sleep(1.0)  # long against what the machine's own load adds
-        return CallStatus(seconds=1.0), rows
+        return CallStatus(seconds=1.0, busy_s=1.0), rows
 
     pool = FakePool(slow_echo)
     await pool.dispatcher.wait_ready(1, 5)

@@ -16,7 +16,7 @@ async def _work(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
     if "abort" in rows:
         replica.kill()
     await asyncio.sleep(WORK_S)
-    return CallStatus(seconds=WORK_S), rows
+    return CallStatus(seconds=WORK_S, busy_s=WORK_S), rows
 
 
 class SteppedReplica(FakeReplica):

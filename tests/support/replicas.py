@@ -78,7 +78,7 @@ class FakeReplica:
 
 async def echo(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
     await asyncio.sleep(0.005)
-    return CallStatus(seconds=0.005), rows
+    return CallStatus(seconds=0.005, busy_s=0.005), rows
 
 
 class FakePool:

@@ -150,7 +150,7 @@ def test_the_cost_is_that_of_all_gpus_held_where_it_is_on_record(
         record = {"format": 1, "gpu_s": gpu_s, "num_gpus": 0.0, "is_over": True}
         put_json(whole.folder / f"spent/{name}.json", record)
     _, text = card_of(whole, tmp_path / "out")
-    assert "1.21 GPU-hours. All that GPUs were held for" in text
+    assert "1.21 GPU-hours. All that GPUs are on record as held for" in text
     assert "came to 2 GPU-hours, 4.00 at 2 a GPU-hour: 0.0348 a published pair." in text
 
 

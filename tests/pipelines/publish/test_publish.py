@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from corrupt import RunWriter
+from corrupt import RunWriter, put_json
 from publishing import check_manifest, config_of, die_publishing, publish_run, tree
 
 from cluster.errors import CommitError, PairloomError, RunMismatchError
@@ -114,15 +114,21 @@ def test_a_run_that_is_not_finished_is_published_on_demand_only(tmp_path: Path) 
     (tmp_path / "run").mkdir()
     run = RunWriter(folder=tmp_path / "run", num_seeds=8)
     run.write_unit(0)
+    spent = {"format": 1, "gpu_s": {"generator": 7200.0}, "num_gpus": 1.0, "is_over": False}
+    put_json(run.folder / "spent/a.json", spent)
     with pytest.raises(PairloomError, match="is_partial=true"):
         publish_run(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     publish_run(run, tmp_path / "out", "is_partial=true")
-    assert "This is a part" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "This is a part" in card
+    assert "came to 2 GPU-hours" in card
     whole = tree(tmp_path / "out")
     (tmp_path / "out" / "manifest.json").unlink()
     (tmp_path / "out" / "README.md").unlink()
-    run.write_unit(1)  # the run goes on; the publish stays with what it was begun with
+    # The run goes on, and its cost; the publish stays with what it was begun with.
+    run.write_unit(1)
+    put_json(run.folder / "spent/a.json", spent | {"gpu_s": {"generator": 9000.0}})
     publish_run(run, tmp_path / "out", "is_partial=true")
     assert tree(tmp_path / "out") == whole
 
