@@ -204,8 +204,9 @@ class _Timer:
         self._num_rows = self._num_failed = 0
 
     def call(self, index: int, rows: list[Row], first: int) -> list[Row]:
-        """A full batch, from `first` on and round again; the rows that came out well."""
-        size = self._pool.config.batch_size
+        """Full batches, as many as a replica works on at a time, from `first` on and round again;
+        the rows that came out well."""
+        size = self._pool.config.batch_size * self._pool.config.calls_per_replica
         batch = [dict(rows[(first + i) % len(rows)]) for i in range(size)]
         before = self._pool.stats()
         done: list[Row] = asyncio.run(_await(self._work(index)(batch)))
@@ -217,7 +218,7 @@ class _Timer:
             raise PairloomError(
                 f"{self._pool.name}: not one of {size} rows came out: {done[0]['error']}"
             )
-        # More calls than one: some rows failed and were tried again.
+        # More calls than batches: some rows failed and were tried again.
         num_calls = after.num_calls - before.num_calls
         self._calls_s.append((after.busy_s - before.busy_s) / num_calls)
         return good

@@ -27,7 +27,8 @@ class RateConfig:
     """What one replica of a pool does alone; `pairloom plan --measure` prints these."""
 
     call_s: float | None = None
-    """Seconds of one call with a full batch of the pool's `batch_size`."""
+    """Seconds of one call with a full batch of the pool's `batch_size`; where a replica works on
+    several at a time (`calls_per_replica`), that by their number."""
     load_s: float | None = None
     """Seconds until a replica answers: process and model."""
     memory_share: float | None = None

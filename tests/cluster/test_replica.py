@@ -117,6 +117,7 @@ class Together(Steps):
 
     def work(self, prepared: list[int]) -> list[int]:
         self.meeting.wait(10)
+        time.sleep(0.05)
         return super().work(prepared)
 
 
@@ -126,8 +127,15 @@ def test_an_engine_that_batches_by_itself_gets_several_calls_at_a_time() -> None
         assert await replica.load(pickle.dumps(Together)) == ""
         return await asyncio.gather(*(replica.call([{"i": i}], 0, 1) for i in range(6)))
 
+    began_s = time.perf_counter()
     answers = asyncio.run(run())
+    took_s = time.perf_counter() - began_s
     assert [rows for _, rows in answers] == [[{"i": 10 * i}] for i in range(6)]
+    # Twice three calls went on together for .05 s at least, which is counted once.
+    seconds = sum(one.seconds for one, _ in answers)
+    busy_s = sum(one.busy_s for one, _ in answers)
+    assert busy_s <= took_s
+    assert seconds - busy_s >= 2 * 2 * 0.04
 
 
 class Rendezvous(Steps):

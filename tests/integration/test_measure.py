@@ -44,6 +44,17 @@ def test_one_replica_of_each_is_timed_on_full_batches_of_the_first_seeds(
 
 
 @pytest.mark.usefixtures("local_ray")
+def test_calls_that_an_engine_works_on_together_are_timed_together(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    """Four calls of .4 s at a time: a tenth of a second of the replica each."""
+    words = ["captioner.simulated.call_s=0.4", "pools.captioner.calls_per_replica=4"]
+    captioner = measure(make_config(*words), num_batches=2).pools[1]
+    assert [len(one["prompts"]) for one in read_log(tmp_path / "describe.log")] == [8] * 12
+    assert 0.09 <= captioner.call_s < 0.3
+
+
+@pytest.mark.usefixtures("local_ray")
 def test_models_that_draw_nothing_end_a_measurement_with_their_words(
     make_config: MakeConfig,
 ) -> None:
