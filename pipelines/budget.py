@@ -18,7 +18,7 @@ import logging
 import threading
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from time import monotonic
@@ -92,14 +92,10 @@ def read_spent(store: Store) -> list[Spent]:
     return [_parse(key, store) for key in store.list(FOLDER)]
 
 
-def count_spent(store: Store) -> dict[str, float]:
-    """GPU-seconds by pool of all attempts.
-
-    Raises:
-        CommitError: a record is damaged.
-    """
+def add_spent(attempts: Iterable[Spent]) -> dict[str, float]:
+    """GPU-seconds by pool of all attempts, as far as they are on record."""
     total: defaultdict[str, float] = defaultdict(float)
-    for one in read_spent(store):
+    for one in attempts:
         for pool, gpu_s in one.gpu_s.items():
             total[pool] += gpu_s
     return dict(total)

@@ -23,7 +23,7 @@ from actors.records import is_replay, parse_unit_id
 from cluster.receipts import Receipt
 from cluster.storage import is_local, local_path, open_store
 from pipelines import seeds as seed_tables
-from pipelines.budget import count_spent
+from pipelines.budget import Spent, add_spent, read_spent
 from pipelines.evaluation.truth import NUM_SEEDS_TRIED, is_of_embedded_world
 from pipelines.gallery.config import GalleryConfig
 from pipelines.gallery.pages import (
@@ -52,6 +52,9 @@ logger = logging.getLogger(__name__)
 
 # Decoding and encoding pictures let go of the interpreter's lock, the rest does not.
 NUM_THREADS = 2
+# An attempt says what it held in the end some seconds after its last commit; one that was killed
+# never does.
+SETTLE_S = 60.0
 Cell = tuple[str, int]
 
 
@@ -78,11 +81,21 @@ def build_gallery(
     """
     started_at = time.monotonic()
     builder = Builder(output, _folder(output, dest), config)
-    while True:
+    builder.refresh()
+    if is_following and not builder.is_finished:
+        _follow(builder, config.follow_s)
+    return builder.built(time.monotonic() - started_at)
+
+
+def _follow(builder: "Builder", follow_s: float) -> None:
+    """Until the run is finished, and its attempts have said what they held."""
+    while not builder.is_finished:
+        time.sleep(follow_s)
         builder.refresh()
-        if not is_following or builder.is_finished:
-            return builder.built(time.monotonic() - started_at)
-        time.sleep(config.follow_s)
+    finished_at = time.monotonic()
+    while not builder.is_settled and time.monotonic() - finished_at < SETTLE_S:
+        time.sleep(follow_s)
+        builder.refresh()
 
 
 def describe_built(built: Built) -> str:
@@ -120,6 +133,7 @@ class Builder:
         self._sums: dict[int, Sums] = {}
         self._num_chains: int | None = None  # of the seed table, once there is one
         self._is_of_world = False  # of the embedded one, where there is an oracle
+        self._spent: list[Spent] = []
         self._is_first = True
         self.num_new_commits = 0
         self.is_finished = False
@@ -137,10 +151,16 @@ class Builder:
             new = [o for o in new if digests.get((o.unit_id, o.round_index)) != commit_digest(o)]
         gone = {one for one in have if one not in found}
         self._update(new, gone)
-        if new or gone or self._is_first:
+        before, self._spent = self._spent, read_spent(self._ledger.store)
+        if new or gone or self._is_first or self._spent != before:
             self._write_head()
         self._is_first = False
         self.num_new_commits += len(new)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no attempt has more to say of what it held."""
+        return all(one.is_over for one in self._spent)
 
     def built(self, wall_s: float) -> Built:
         """What there is now."""
@@ -248,7 +268,7 @@ class Builder:
             is_finished=self.is_finished,
             version=_version(total["commits"]),
             config=self._config,
-            spent_s=count_spent(self._ledger.store),
+            spent_s=add_spent(self._spent),
         )
         self._site.write_assets()
         self._site.put(

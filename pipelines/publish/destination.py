@@ -26,7 +26,7 @@ from cluster.receipts import Receipt, parse_object
 from cluster.run_record import differences
 from cluster.storage import is_local, local_path, open_store
 from cluster.storage_base import PROBE_FOLDER, TEMP_FOLDER
-from pipelines.budget import count_spent
+from pipelines.budget import add_spent, read_spent
 from pipelines.filters.report import digest_commits
 from pipelines.publish.config import PublishConfig
 
@@ -168,7 +168,7 @@ def _claim_of(ledger: Ledger, receipts: list[Receipt], config: PublishConfig) ->
         "config": to_dict(config),
         "commits_digest": digest_commits(receipts),
         "commits": {unit: sorted(rounds) for unit, rounds in sorted(commits.items())},
-        "gpu_s": count_spent(ledger.store),
+        "gpu_s": add_spent(read_spent(ledger.store)),
     }
 
 

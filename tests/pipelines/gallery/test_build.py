@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from corrupt import put_json
 from s3_servers import S3Server
 from scored import add_columns
 from story_run import FAILED_CHAIN, LOST, STORIES, StoryRun
@@ -167,8 +168,13 @@ def test_following_shows_more_while_the_run_is_on_and_ends_with_it(tmp_path: Pat
     early = Site(tmp_path / "g").get("head")
     assert early is not None
     assert (early["num_chains"], early["is_finished"]) == (2, False)
+    spent = {"format": 1, "gpu_s": {"generator": 4.0}, "num_gpus": 1.0, "is_over": False}
+    put_json(run.folder / "spent/a.json", spent)
     run.write_unit(1)
     run.write_unit(2)
+    follower.join(timeout=1)
+    assert follower.is_alive(), "what the attempt held in the end is not on record yet"
+    put_json(run.folder / "spent/a.json", spent | {"gpu_s": {"generator": 99.0}, "is_over": True})
     follower.join(timeout=20)
     assert not follower.is_alive()
     late = Site(tmp_path / "g").get("head")
