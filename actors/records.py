@@ -148,19 +148,20 @@ _HF_VALUE_NAMES = {
 }
 
 
-def _hf_feature(data_type: pa.DataType) -> dict[str, Any]:
+def hf_feature(data_type: pa.DataType) -> dict[str, Any]:
+    """How `datasets` names a type: an image, a value, a list of one, or a struct of them."""
     if data_type == IMAGE_TYPE:
         return {"_type": "Image"}
     if pa.types.is_list(data_type):  # the name that `datasets` 4 gave what it had called Sequence
-        return {"feature": _hf_feature(data_type.value_type), "_type": "List"}
+        return {"feature": hf_feature(data_type.value_type), "_type": "List"}
     if pa.types.is_struct(data_type):
-        return {field.name: _hf_feature(field.type) for field in data_type}
+        return {field.name: hf_feature(field.type) for field in data_type}
     return {"dtype": _HF_VALUE_NAMES.get(data_type, str(data_type)), "_type": "Value"}
 
 
 def _with_features(fields: list[tuple[str, pa.DataType, str]]) -> pa.Schema:
     """Adds the metadata from which `datasets` restores its features without being told."""
-    features = {name: _hf_feature(data_type) for name, data_type, _ in fields}
+    features = {name: hf_feature(data_type) for name, data_type, _ in fields}
     metadata = {
         "huggingface": json.dumps({"info": {"features": features}}),
         "pairloom.format": RECORD_FORMAT,

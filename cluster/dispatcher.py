@@ -219,10 +219,6 @@ class Dispatcher:
         failure, is_settled = None, False
         try:
             status, answer = await self._lives.links[slot].call(batch.rows, batch.first, batch.last)
-            failure = self._note_call(slot, status)
-            if not status.error:
-                self._note_answer(slot, batch, status.seconds, answer)
-                is_settled = True
         except ReplicaDiedError as error:
             self._lives.note_death(slot, error)
             if take_blame(slot, batch):
@@ -235,6 +231,11 @@ class Dispatcher:
             is_settled = True
         except Exception as error:  # an answer that does not pickle
             failure = Failure("engine_dead", f"{type(error).__name__}: {error}")
+        else:
+            failure = self._note_call(slot, status)
+            if not status.error:
+                self._note_answer(slot, batch, status.seconds, answer)
+                is_settled = True
         if slot.in_flight[0] is batch:  # others may overtake it, and must not hide that it hangs
             slot.head_since_s = now_s()
         slot.in_flight.remove(batch)

@@ -1,7 +1,7 @@
 """Whether a run should move GPUs from one pool to another now, and the reckoning behind it.
 
 A move pays with the time in which replicas that were stopped are gone and those that take their
-GPUs still load, and with the work that the stopped ones throw away; it gains the difference of the
+GPUs still load (a stopped one finishes its batches first); it gains the difference of the
 two rates over all that remains. It must gain even if every measured rate is wrong, to the full
 extent of its error, in the way that speaks least for it. So a reading within its error of the truth
 never moves a run away from the split that is best in truth: at the truth, which is among what is
@@ -28,8 +28,6 @@ class Price:
 
     load_s: float
     """From the order to a replica that answers: process, model, warm-up."""
-    lost_s: float = 0.0
-    """Work of a stopped replica that is thrown away; 0 where it finishes its batches first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +108,12 @@ def _reckon(
     pairs_before, pairs_after = _pairs_per_s(current, rates), _pairs_per_s(target, rates)
     kept = tuple(map(min, current.num_replicas, target.num_replicas))
     meanwhile = _pairs_per_s(replace(current, num_replicas=kept), rates)
-    changes = list(zip(target.num_replicas, current.num_replicas, rates, prices, strict=True))
-    load_s = max((price.load_s for new, old, _, price in changes if new > old), default=0.0)
-    lost = [max(0, old - new) * p.lost_s / rate.seconds_per_pair for new, old, rate, p in changes]
+    changes = zip(target.num_replicas, current.num_replicas, prices, strict=True)
+    load_s = max((price.load_s for new, old, price in changes if new > old), default=0.0)
     saved_s = num_pairs_left / pairs_before - num_pairs_left / pairs_after
     if meanwhile * load_s >= num_pairs_left:  # over before anything has loaded
         return saved_s, num_pairs_left / meanwhile - num_pairs_left / pairs_after
-    return saved_s, load_s * (1 - meanwhile / pairs_after) + max(lost) / pairs_after
+    return saved_s, load_s * (1 - meanwhile / pairs_after)
 
 
 def _pairs_per_s(split: Split, rates: Sequence[PoolRate]) -> float:

@@ -55,6 +55,7 @@ class Balancer:
         self._board = board
         self._num_pairs = num_pairs
         self._windows = [RateWindow() for _ in pools]
+        self._is_told = False  # that nobody answers
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="balancer", daemon=True)
 
@@ -78,8 +79,10 @@ class Balancer:
             try:
                 self._look()
             except (PoolError, RayError) as error:
-                # A pool or the board that is gone ends the run elsewhere, with its own words.
-                logger.debug("no look at the balance: %s", error)
+                # A pool that is gone ends the run elsewhere, a board that is gone does not.
+                level = logging.DEBUG if self._is_told else logging.WARNING
+                logger.log(level, "GPUs stay where they are while nobody answers: %s", error)
+                self._is_told = True
             except Exception:  # in a thread nobody would hear of it; the run itself is not harmed
                 logger.exception("GPUs stay where they are from now on: the balancer failed")
                 return
@@ -115,10 +118,12 @@ class Balancer:
         )
         counts = self._board.snapshot()
         num_drawn = sum(n.num_rows for name, n in counts.items() if name.startswith("draw"))
+        # Of the rows that passed the stage the model saw those only whose chain had not ended.
+        share_live = min(1.0, stats[0].num_rows / num_drawn) if num_drawn else 1.0
         return should_move(
             current,
             rates,
             [Node(num_cpus=math.inf, num_gpus=current.gpus)],
             [Price(load_s=one.load_s) for one in stats],
-            max(self._num_pairs - num_drawn, 0),
+            max(self._num_pairs - num_drawn, 0) * share_live,
         )

@@ -1,7 +1,7 @@
 """`pairloom evaluate`: reads the pairs of a run file by file and measures every round.
 
 Limits: descriptions and references of the whole run are in memory (about a kilobyte a pair), for
-sacrebleu counts over all; pictures, which truth alone reads, are there a file at a time.
+sacrebleu counts over all; of pictures, which truth alone reads, as many files as are read at once.
 """
 
 from collections import defaultdict
@@ -78,7 +78,7 @@ def evaluate_run(output: str, config: EvaluateConfig) -> Evaluation:
             file of the config is missing.
         CommitError: a committed file is missing or altered.
     """
-    find = find_references(config.references)
+    find = find_references(config.references) if config.has_metrics else None
     has_truth = config.has_truth and _is_of_embedded_world(output)
     if not (config.has_metrics or has_truth):
         raise ValueError(
@@ -90,18 +90,19 @@ def evaluate_run(output: str, config: EvaluateConfig) -> Evaluation:
     num_pairs = num_without = 0
     for rows in _read_rows(output, has_truth=has_truth):
         one = rounds[rows[0]["round_index"]]  # a file is of one round
-        texts = [(row["description"], find(row)) for row in rows]
-        known = [(pred, ref) for pred, ref in texts if ref is not None]
-        one.add_texts(known, metrics)
         num_pairs += len(rows)
-        num_without += len(rows) - len(known)
+        if find is not None:
+            texts = [(row["description"], find(row)) for row in rows]
+            known = [(pred, ref) for pred, ref in texts if ref is not None]
+            one.add_texts(known, metrics)
+            num_without += len(rows) - len(known)
         for row in rows if has_truth else ():
             one.truth.add(row)
-    if num_pairs == num_without:
+    if find is not None and num_pairs == num_without:
         raise ValueError(
             f"{output} has {num_pairs} pairs, and {config.references!r} has a reference for none"
         )
-    scores, signatures = _score_rounds(rounds) if config.has_metrics else ({}, [])
+    scores, signatures = _score_rounds(rounds)
     return Evaluation(
         output=output,
         references=config.references,

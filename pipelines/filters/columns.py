@@ -1,4 +1,4 @@
-"""A few columns of every committed pair of a run, file by file, and never the pictures.
+"""A few columns of every committed pair of a run, file by file; pictures only where asked for.
 
 Files come in the order of their units, rounds and generations of replays: the same one in every
 process, however the commits came about.

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.config import to_dict
+from cluster.errors import CommitError
 from cluster.ledger import Ledger
 from cluster.receipts import Receipt
 from cluster.run_record import read_run
@@ -50,13 +51,18 @@ def filter_run(output: str, config: FilterConfig) -> FilterReport:
 
     Raises:
         ValueError: there is no run, or no pair has a score that the filter asks for.
-        CommitError: a committed file is damaged.
+        CommitError: a committed file is damaged, or the decisions are there and others.
     """
     store = open_store(output)
     receipts = Ledger(store, read_run(store)["fingerprint"]).receipts()
     judged = judge_run(output, receipts, config)
     key = f"{FOLDER}/{config.digest}/{digest_commits(receipts)}.parquet"
-    store.put_if_absent(key, encode_shard(decisions(judged, config)).data)
+    data = encode_shard(decisions(judged, config)).data
+    if not store.put_if_absent(key, data) and store.read(key) != data:
+        raise CommitError(
+            f"{key} in {store.uri} holds other decisions than this version of pairloom makes: "
+            "remove it, and filter again"
+        )
     num_kept = int(judged.is_kept.sum())
     return FilterReport(
         output=output,

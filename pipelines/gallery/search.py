@@ -18,7 +18,7 @@ from pipelines.gallery.meaning import IGNORED_WORDS
 MAX_WORD_CHARS = 24
 ID_CHARS = 12
 _WORD = re.compile(r"[^\W_]+")
-_DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
 def words_of(texts: Iterable[str]) -> set[str]:
@@ -46,25 +46,10 @@ def index_words(chains: Iterable[tuple[int, set[str]]]) -> dict[str, dict[str, s
     return dict(files)
 
 
-def decode_slots(text: str) -> list[int]:
-    """The inverse, as gallery.js does it."""
-    slots: list[int] = []
-    value, shift, slot = 0, 0, -1
-    for one in text:
-        digit = _DIGITS.index(one)
-        value |= (digit & 31) << shift
-        shift += 5
-        if digit < 32:
-            slot += value + 1
-            slots.append(slot)
-            value, shift = 0, 0
-    return slots
-
-
 def _encode(number: int) -> str:
     text = ""
     while True:
         number, digit = number >> 5, number & 31
-        text += _DIGITS[digit | 32 if number else digit]
+        text += DIGITS[digit | 32 if number else digit]
         if not number:
             return text

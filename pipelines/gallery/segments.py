@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cluster.receipts import Receipt
-from pipelines.drift import mean_cumulative_drift
+from pipelines.drift import FIRSTS, mean_cumulative_drift
 from pipelines.evaluation.truth import RatioSums
 from pipelines.filters.config import SCORES
 from pipelines.gallery.pages import VERBS, Page, commit_digest
@@ -24,11 +24,6 @@ from pipelines.gallery.site import Site
 SEGMENT_CHAINS = 4096
 # A score in the index: thousandths.
 SCORE_SCALE = 1000
-# Of each the mean over the rounds that have one before them is a chain's Mean Cumulative Drift.
-FIRSTS = {
-    "image_similarity_first": "image_similarity_previous",
-    "text_similarity_first": "text_similarity_previous",
-}
 Sums = dict[str, Any]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from actors.records import Row
 from cluster.ledger import Ledger
 from cluster.receipts import Receipt
+from pipelines.drift import FIRSTS
 from pipelines.filters import Judged
 from pipelines.filters.config import SCORES
 from pipelines.filters.report import count_rounds
@@ -26,11 +27,6 @@ from pipelines.run_totals import count_reasons, count_stop_reasons
 
 MODELS = {"generator": "draw_s", "captioner": "describe_s", "scorer": "score_s"}
 TIMES = tuple(MODELS.values())
-# Their mean over the rounds that have one before them is a chain's Mean Cumulative Drift.
-_FIRSTS = {
-    "image_similarity_first": "image_similarity_previous",
-    "text_similarity_first": "text_similarity_previous",
-}
 # What `judge_run` is to read for this module.
 FACT_COLUMNS = (*SCORES, *TIMES)
 _CONSTANT = [*MODELS, "instruction", "instruction_id", "width", "height"]
@@ -160,7 +156,7 @@ def _mean_drift(judged: Judged) -> dict[str, tuple[float, int]]:
     encoded = judged.table.column("chain_id").combine_chunks().dictionary_encode()
     chains = np.asarray(encoded.indices.to_numpy())
     found: dict[str, tuple[float, int]] = {}
-    for name, previous in _FIRSTS.items():
+    for name, previous in FIRSTS.items():
         values = numbers(judged.table.column(name))
         has_previous = ~np.isnan(numbers(judged.table.column(previous)))
         rows = judged.is_kept & has_previous & ~np.isnan(values)

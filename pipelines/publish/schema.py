@@ -8,11 +8,10 @@ Limits: a column that two files of the run hold in types which do not go togethe
 
 import json
 from collections.abc import Iterable
-from typing import Any, cast
 
 import pyarrow as pa
 
-from actors.records import IMAGE_TYPE, PAIR_SCHEMA, RECORD_FORMAT
+from actors.records import PAIR_SCHEMA, RECORD_FORMAT, hf_feature
 from cluster.errors import CommitError
 
 
@@ -46,16 +45,3 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
         for field in schema
     ]
     return pa.table(columns, schema=schema)
-
-
-def hf_feature(data_type: pa.DataType) -> dict[str, Any]:
-    """How `datasets` names a type: an image, a value, a list of one, or a struct of them."""
-    if data_type == IMAGE_TYPE:
-        return {"_type": "Image"}
-    if pa.types.is_list(data_type):
-        inner = cast(Any, data_type).value_type
-        return {"feature": hf_feature(inner), "_type": "List"}
-    if pa.types.is_struct(data_type):
-        return {field.name: hf_feature(field.type) for field in data_type}
-    names = {pa.float32(): "float32", pa.float64(): "float64"}
-    return {"dtype": names.get(data_type, str(data_type)), "_type": "Value"}

@@ -116,6 +116,18 @@ async def test_a_call_that_hangs_is_seen_though_others_overtake_it() -> None:
 
 
 @in_loop
+async def test_a_fault_of_its_own_ends_the_pool_and_costs_no_row() -> None:
+    async def answer_without_status(replica: FakeReplica, rows: Any) -> Any:
+        return None, rows
+
+    pool = FakePool(answer_without_status)
+    (outcome,) = await pool.run([["a", "b"]])
+    assert "AttributeError" in outcome.error
+    assert not outcome.parts
+    assert pool.dispatcher.stats().num_poison == 0
+
+
+@in_loop
 async def test_overdue_call_kills_its_replica_and_goes_elsewhere() -> None:
     async def hang_first(replica: FakeReplica, rows: Any) -> tuple[CallStatus, Any]:
         if replica is pool.replicas[0]:

@@ -1,9 +1,16 @@
-"""pipelines/balance.py without Ray: which pools can take each other's places."""
+"""pipelines/balance.py without Ray: which pools can take each other's places, and when they do."""
+
+import logging
+import threading
+from typing import Any
 
 import pytest
 
-from cluster.pool import PoolConfig
-from pipelines.balance import can_swap
+from cluster.errors import PoolError
+from cluster.pool import PoolConfig, PoolStats
+from cluster.telemetry import StageCount
+from pipelines import balance
+from pipelines.balance import Balancer, can_swap
 
 
 @pytest.mark.parametrize(
@@ -23,3 +30,72 @@ def test_only_replicas_that_fit_into_each_others_places_are_swapped(
 ) -> None:
     configs = [PoolConfig(num_gpus=gpus, num_cpus=cpus) for gpus, cpus in (generator, captioner)]
     assert can_swap(configs) is can
+
+
+NUM_LOOKS = 12
+
+
+class StandIn:
+    """A pool of whole GPUs that does eight full batches of a second each from look to look."""
+
+    def __init__(self, name: str, num_replicas: int) -> None:
+        self.name = name
+        self.config = PoolConfig(num_replicas=num_replicas, num_gpus=1)
+        self.sizes: list[int] = []
+        self._num_calls = 0
+
+    def stats(self) -> PoolStats:
+        self._num_calls += 8
+        size = self.config.num_replicas
+        return PoolStats(
+            num_replicas=size, num_replicas_ready=size, num_loads=size, num_restarts=0,
+            num_calls=self._num_calls, num_rows=8 * self._num_calls, num_retries=0,
+            queue_length=0, in_flight=0, busy_s=float(self._num_calls), load_s=60.0,
+        )  # fmt: skip
+
+    def resize(self, num_replicas: int) -> None:
+        self.sizes.append(num_replicas)
+
+
+class StandInBoard:
+    """Says how many rows have passed the stage that draws."""
+
+    def __init__(self, num_passed: int) -> None:
+        self._num_passed = num_passed
+
+    def snapshot(self) -> dict[str, StageCount]:
+        return {"draw[r0]": StageCount(num_rows=self._num_passed)}
+
+
+@pytest.mark.parametrize(("share_live", "is_moved"), [(1.0, True), (0.2, False)])
+def test_rows_of_chains_that_ended_are_not_left_to_be_drawn(
+    share_live: float, is_moved: bool
+) -> None:
+    """700 rows take one captioner 87 s, which is worth a load of 60 s; a fifth of them is not."""
+    pools: Any = [StandIn("generator", 3), StandIn("captioner", 1)]
+    num_passed = round(8 * 8 * NUM_LOOKS / share_live)
+    board: Any = StandInBoard(num_passed)
+    balancer = Balancer(pools, board, num_passed + 700)
+    for _ in range(NUM_LOOKS):
+        balancer._look()
+    assert bool(pools[1].sizes) is is_moved
+
+
+def test_that_nobody_answers_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(balance, "LOOK_S", 0.001)
+    asked = threading.Semaphore(0)
+
+    class Gone(StandIn):
+        def stats(self) -> PoolStats:
+            asked.release()
+            raise PoolError("the pool is gone")
+
+    pools: Any = [Gone("generator", 1), Gone("captioner", 1)]
+    board: Any = StandInBoard(0)
+    with caplog.at_level(logging.WARNING), Balancer(pools, board, 100):
+        for _ in range(3):
+            assert asked.acquire(timeout=5)
+    told = [one for one in caplog.records if "nobody answers" in one.message]
+    assert len(told) == 1

@@ -256,6 +256,9 @@ def test_decisions_are_written_once_and_pairs_are_not_touched(run: RunWriter) ->
     assert verify_run(str(run.folder)).num_orphans == 0
     stated = pq.read_schema(run.folder / first.file).metadata[b"pairloom.filter"]
     assert json.loads(stated)["words"]["min"] == 8
+    (run.folder / first.file).write_bytes(b"what another version has decided")
+    with pytest.raises(CommitError, match="other decisions than this version"):
+        apply(run, "words.min=8")
 
 
 def test_replays_take_the_place_of_what_failed(tmp_path: Path) -> None:

@@ -314,7 +314,7 @@ def test_a_run_goes_on_with_its_own_fresh_descriptions_only(
     with pytest.raises(RunMismatchError, match=r"inject\.share: 0\.5 -> 0\.4"):
         prepare(make_config(*words, "inject.share=0.4"))
     with pytest.raises(RunMismatchError, match=r"inject"):
-        prepare(make_config(*words))
+        prepare(make_config(*words[:2]))
     (tmp_path / "fresh.txt").write_text("another scene\n")
     with pytest.raises(RunMismatchError, match=r"inject\.fresh"):
         prepare(make_config(*words, "inject.share=0.5"))
@@ -333,6 +333,8 @@ def test_what_cannot_be_injected_is_refused(make_config: MakeConfig, tmp_path: P
         make_config("inject.share=0.1", "mode=resample")
     with pytest.raises(ValueError, match=r"inject\.from_round"):
         make_config("inject.share=0.1", "inject.from_round=3", "num_rounds=3")
+    with pytest.raises(ValueError, match=r"'inject.path' is 'x.txt', and 'inject.share' is 0"):
+        make_config("inject.path=x.txt")
     with pytest.raises(ValueError, match=r"inject\.path.*cannot be read"):
         prepare(make_config("inject.share=0.1", f"inject.path={tmp_path / 'none.txt'}"))
     (tmp_path / "blank.txt").write_text("\n\n")

@@ -11,12 +11,12 @@ import pytest
 from corrupt import put_json
 from s3_servers import S3Server
 from scored import add_columns
+from slots import decode_slots
 from story_run import FAILED_CHAIN, LOST, STORIES, StoryRun
 
 from cluster.errors import CommitError
 from pipelines import cli
 from pipelines.gallery import GalleryConfig, build_gallery
-from pipelines.gallery.search import decode_slots
 from pipelines.gallery.site import Site
 
 CONFIG = GalleryConfig(follow_s=0.1)

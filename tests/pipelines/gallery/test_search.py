@@ -2,8 +2,9 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+from slots import decode_slots
 
-from pipelines.gallery.search import decode_slots, file_letter, index_words, words_of
+from pipelines.gallery.search import file_letter, index_words, words_of
 
 
 @given(st.dictionaries(st.integers(0, 100_000), st.sets(st.sampled_from(["red", "rot", "blue"]))))
