@@ -14,6 +14,9 @@ their seed.
 Predicted before the first run: a third of the seconds with the calm captioner, .4 with the other
 one; truth changed by less than .01 in either.
 
+The two runs draw from the same random numbers, so that the pairs that both have are the same: the
+truth of what is kept changes by what is not grown, whose truth is printed too.
+
 Limits: one process, no pools: what a freed replica does next is in `scores.py`. The CLIP that the
 rules ask shares its towers with the models that it judges; the oracle is independent. Seconds are
 of this machine's cores.
@@ -27,6 +30,7 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -50,10 +54,20 @@ TEMPERATURES = (1.0, 1.5)
 class Arm:
     """What one run came to."""
 
-    num_pairs: int
+    pairs: list[dict[str, Any]]
     model_s: float
     stops: dict[str, int]
-    truth: dict[str, float]
+
+    @property
+    def num_pairs(self) -> int:
+        return len(self.pairs)
+
+    def truth(self, without: "Arm | None" = None) -> dict[str, float]:
+        """Of all pairs, or of those that another run has not grown."""
+        others = {pair["pair_id"] for pair in without.pairs} if without else set()
+        pairs = [p | {"round_index": 0} for p in self.pairs if p["pair_id"] not in others]
+        truth = measure_truth(pairs)[0]
+        return {name: getattr(truth, name) for name in TRUTHS}
 
 
 def run_arm(words: list[str], models: Models, *, has_rules: bool) -> Arm:
@@ -61,14 +75,12 @@ def run_arm(words: list[str], models: Models, *, has_rules: bool) -> Arm:
         words = [*words, f"output={name}/run", *(RULES if has_rules else ())]
         grow_here(load(SynergyConfig, str(ROOT / "conf" / "synergy.yaml"), words), models)
         pairs = read_pairs(f"{name}/run")
-    truth = measure_truth([pair | {"round_index": 0} for pair in pairs])[0]
     stops = Counter(pair["stop_reason"] for pair in pairs if pair["stop_reason"])
     verbs = ("draw_s", "describe_s", *(["score_s"] if has_rules else []))
     return Arm(
-        num_pairs=len(pairs),
+        pairs=pairs,
         model_s=sum(pair[verb] for pair in pairs for verb in verbs),
         stops=dict(stops),
-        truth={name: getattr(truth, name) for name in TRUTHS},
     )
 
 
@@ -107,10 +119,17 @@ def compare(temperature: float, asked: argparse.Namespace) -> None:
     print(f"  share of the seconds saved: {saved}")
     left = over_seeds([1 - short.num_pairs / full.num_pairs for full, short in found])
     print(f"  share of the pairs not grown: {left}")
+    all_rounds = [full.truth() for full, _ in found]
+    kept = [short.truth() for _, short in found]
+    not_grown = [full.truth(without=short) for full, short in found]
     for name in TRUTHS:
-        change = over_seeds([short.truth[name] - full.truth[name] for full, short in found])
-        of_all = over_seeds([full.truth[name] for full, _ in found])
-        print(f"  {name}, all rounds: {of_all.value:.3f}; changed by {change}")
+        pairs = zip(kept, all_rounds, strict=True)
+        change = over_seeds([short[name] - full[name] for short, full in pairs])
+        of_all, of_rest = (over_seeds([o[name] for o in arm]) for arm in (all_rounds, not_grown))
+        print(
+            f"  {name}, all rounds: {of_all.value:.3f}; changed by {change}; of what the rules did "
+            f"not grow: {of_rest}"
+        )
 
 
 def main() -> None:
