@@ -59,6 +59,10 @@ SCENARIOS: dict[str, tuple[Work, tuple[str, ...]]] = {
         ),
         ("pairloom", "chained_fixed"),
     ),
+    "long": (
+        Work(title="8 + 2, 2,400 batches, 1 s and .25 s: five minutes", num_units=150),
+        ("pairloom", "phases"),
+    ),
     "rounds4": (Work(title="4 rounds, 640 batches", num_rounds=4), ("pairloom",)),
     "rounds1": (Work(title="1 round, 160 batches", num_rounds=1), ("pairloom",)),
     "scale16": (
