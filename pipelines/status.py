@@ -4,6 +4,7 @@ Limits: sees commits, not processes: a run that has not committed for long may b
 """
 
 import json
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,17 +89,33 @@ def read_status(output: str) -> Status:
         stop_reasons=count_stop_reasons(receipts),
         started_at=run["started_at"],
         last_commit_at=max((receipt.committed_at for receipt in receipts), default=None),
-        is_finished=num_units is not None
-        and is_finished(receipts, num_units * config["num_rounds"], config["num_rounds"]),
+        is_finished=is_finished(cells_of(receipts), num_chains, config),
     )
 
 
-def is_finished(receipts: list[Receipt], num_expected: int, num_rounds: int) -> bool:
-    """Whether the run's own units are through all rounds, and every replay that was begun too."""
-    own = [one for one in receipts if not is_replay(one.unit_id)]
-    begun = {one.unit_id for one in receipts if is_replay(one.unit_id)}
-    ended = {one.unit_id for one in receipts if one.round_index == num_rounds - 1}
-    return len(own) == num_expected and begun <= ended
+def cells_of(receipts: Iterable[Receipt]) -> list[tuple[str, int]]:
+    """Unit and round of each."""
+    return [(one.unit_id, one.round_index) for one in receipts]
+
+
+def is_finished(
+    cells: Collection[tuple[str, int]], num_chains: int | None, record: Mapping[str, Any]
+) -> bool:
+    """Whether the run's own units are through all rounds, and every replay that was begun too.
+
+    Args:
+        cells: unit and round of each commit.
+        num_chains: None while the author is still writing the seeds.
+        record: the config that the run was begun with.
+    """
+    if num_chains is None:
+        return False
+    num_rounds: int = record["num_rounds"]
+    num_units = -(-num_chains // record["unit_size"])
+    begun = {unit_id for unit_id, _ in cells if is_replay(unit_id)}
+    ended = {unit_id for unit_id, r in cells if r == num_rounds - 1}
+    num_own = sum(not is_replay(unit_id) for unit_id, _ in cells)
+    return num_own == num_units * num_rounds and begun <= ended
 
 
 def describe_status(status: Status) -> str:

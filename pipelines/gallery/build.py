@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.records import is_replay, parse_unit_id
+from actors.records import parse_unit_id
 from cluster.receipts import Receipt
 from cluster.storage import is_local, local_path, open_store
 from pipelines import seeds as seed_tables
@@ -46,7 +46,7 @@ from pipelines.gallery.segments import (
 )
 from pipelines.gallery.site import Site
 from pipelines.gallery.summary import Overview, make_head
-from pipelines.status import open_ledger
+from pipelines.status import is_finished, open_ledger
 
 logger = logging.getLogger(__name__)
 
@@ -259,7 +259,7 @@ class Builder:
     def _write_head(self) -> None:
         total = add_sums(self._sums.values())
         cells = [_cell(one) for one in total["commits"]]
-        self.is_finished = self._has_all(cells)
+        self.is_finished = is_finished(cells, self._num_chains, self._run["record"])
         overview = Overview(
             output=self._output,
             run=self._run,
@@ -275,16 +275,6 @@ class Builder:
             "head", make_head(overview, [segment_name(one) for one in sorted(self._sums)])
         )
         write_report(self._site, self._ledger, overview)
-
-    def _has_all(self, cells: list[Cell]) -> bool:
-        """Whether the run's own units are through all rounds, and every replay that was begun."""
-        if self._num_chains is None:
-            return False
-        num_own = sum(not is_replay(unit_id) for unit_id, _ in cells)
-        begun = {unit_id for unit_id, _ in cells if is_replay(unit_id)}
-        ended = {unit_id for unit_id, r in cells if r == self._num_rounds - 1}
-        num_units = -(-self._num_chains // self._unit_size)
-        return num_own == num_units * self._num_rounds and begun <= ended
 
 
 def _folder(output: str, dest: str | None) -> Path:

@@ -26,7 +26,7 @@ from cluster.ledger import Ledger
 from cluster.receipts import Receipt
 from cluster.run_record import read_run
 from cluster.shards import encode_shard
-from cluster.storage import Store, open_store
+from cluster.storage import open_store
 from pipelines import seeds as seed_tables
 from pipelines.filters import Judged, judge_run
 from pipelines.filters.report import decisions, digest_commits
@@ -38,7 +38,7 @@ from pipelines.publish.facts import FACT_COLUMNS, gather_facts
 from pipelines.publish.plan import Plan, plan_parts
 from pipelines.publish.schema import published_schema
 from pipelines.publish.write import Job, published_columns, write_pairs
-from pipelines.status import is_finished
+from pipelines.status import cells_of, is_finished
 
 DROPPED_KEY = "dropped.parquet"
 
@@ -70,8 +70,9 @@ def publish(output: str, dest: str, config: PublishConfig) -> Published:
     run = read_run(store)
     ledger = Ledger(store, run["fingerprint"])
     receipts = ledger.receipts()
-    num_expected = _count_expected(store, run)
-    if not (config.is_partial or _is_finished(run, receipts, num_expected)):
+    seeds = seed_tables.find_table(store)
+    num_chains = None if seeds is None else seeds.num_rows
+    if not (config.is_partial or is_finished(cells_of(receipts), num_chains, run["record"])):
         raise PairloomError(
             f"{output} is not finished (`pairloom status {output}`): let it end, or publish what "
             "there is with is_partial=true"
@@ -81,7 +82,7 @@ def publish(output: str, dest: str, config: PublishConfig) -> Published:
     manifest = place.manifest()
     is_new = manifest is None
     if manifest is None:
-        is_whole = _is_finished(run, claim.receipts, num_expected)
+        is_whole = is_finished(cells_of(claim.receipts), num_chains, run["record"])
         manifest = _write(output, ledger, run, claim, config, place, is_whole=is_whole)
     place.tidy()
     return _summarise(dest, manifest, is_new=is_new)
@@ -140,20 +141,6 @@ def _write_dropped(judged: Judged, config: PublishConfig, place: Destination) ->
     table = decisions(judged, config.filter)
     table = table.filter(pa.array(~judged.is_kept)).drop_columns(["is_kept"])
     return place.put(DROPPED_KEY, encode_shard(table).data, num_rows=table.num_rows)
-
-
-def _count_expected(store: Store, run: dict[str, Any]) -> int | None:
-    """Commits of the run's own units once it is finished; None while its seeds are written."""
-    seeds = seed_tables.find_table(store)
-    if seeds is None:
-        return None
-    return -(-seeds.num_rows // run["record"]["unit_size"]) * run["record"]["num_rounds"]
-
-
-def _is_finished(run: dict[str, Any], receipts: list[Receipt], num_expected: int | None) -> bool:
-    if num_expected is None:
-        return False
-    return is_finished(receipts, num_expected, run["record"]["num_rounds"])
 
 
 def _summarise(dest: str, manifest: dict[str, Any], *, is_new: bool) -> Published:
