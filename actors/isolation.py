@@ -255,7 +255,7 @@ def run_rows(
     except EngineDeadError, which leaves. A row that fails gets `error`, `error_attempts` (calls
     that it was in) and `error_traceback_sha256`. `seconds_column` gets the row's share of the time
     spent in `call`: the seconds of its batch, retries included, divided by the rows that were in
-    it.
+    it; of seconds in which several batches were under way, its batch's part.
     """
     experience = experience or Experience()
     prepared = prepare_rows(rows, prepare, experience)

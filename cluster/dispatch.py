@@ -115,7 +115,8 @@ def _require(name: str, value: object, is_met: bool, demand: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolStats:
-    """Counts since the pool started; `busy_s` sums the seconds spent inside batch functions."""
+    """Counts since the pool started; `busy_s` sums the seconds in which batch functions
+    worked, those with several at a time once."""
 
     num_replicas: int
     """As many as there are to be now: `PoolConfig.num_replicas`, what `resize` said last, or what

@@ -24,7 +24,7 @@ MIN_GAIN = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Price:
-    """What a move costs a pool, for each replica that is stopped or started."""
+    """What a move costs a pool."""
 
     load_s: float
     """From the order to a replica that answers: process, model, warm-up."""

@@ -55,7 +55,8 @@ class Balancer:
         self._board = board
         self._num_pairs = num_pairs
         self._windows = [RateWindow() for _ in pools]
-        self._is_told = False  # that nobody answers
+        self._is_told = False  # that the board is silent
+        self._begin: tuple[int, int] | None = None  # rows passed and answered, at the first look
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="balancer", daemon=True)
 
@@ -78,10 +79,15 @@ class Balancer:
         while not self._is_over.wait(LOOK_S):
             try:
                 self._look()
-            except (PoolError, RayError) as error:
-                # A pool that is gone ends the run elsewhere, a board that is gone does not.
+                self._is_told = False
+            except PoolError as error:
+                # A pool that is gone ends the run elsewhere, with its own words.
+                logger.debug("no look at the balance: %s", error)
+            except RayError as error:  # the board, which ends no run
+                if self._is_over.is_set():
+                    return
                 level = logging.DEBUG if self._is_told else logging.WARNING
-                logger.log(level, "GPUs stay where they are while nobody answers: %s", error)
+                logger.log(level, "GPUs stay where they are while the board is silent: %s", error)
                 self._is_told = True
             except Exception:  # in a thread nobody would hear of it; the run itself is not harmed
                 logger.exception("GPUs stay where they are from now on: the balancer failed")
@@ -118,12 +124,17 @@ class Balancer:
         )
         counts = self._board.snapshot()
         num_drawn = sum(n.num_rows for name, n in counts.items() if name.startswith("draw"))
-        # Of the rows that passed the stage the model saw those only whose chain had not ended.
-        share_live = min(1.0, stats[0].num_rows / num_drawn) if num_drawn else 1.0
         return should_move(
             current,
             rates,
             [Node(num_cpus=math.inf, num_gpus=current.gpus)],
             [Price(load_s=one.load_s) for one in stats],
-            max(self._num_pairs - num_drawn, 0) * share_live,
+            max(self._num_pairs - num_drawn, 0) * self._share_live(num_drawn, stats[0].num_rows),
         )
+
+    def _share_live(self, num_passed: int, num_answered: int) -> float:
+        """Of the rows that pass the stage, those whose chain has not ended: the model sees no
+        others. The board counts what earlier attempts did as well, the pool does not."""
+        first_passed, first_answered = self._begin = self._begin or (num_passed, num_answered)
+        passed = num_passed - first_passed
+        return min(1.0, (num_answered - first_answered) / passed) if passed else 1.0

@@ -66,16 +66,6 @@ class StopConfig:
             check_range("converged_from", self.converged_from, -1.0, 1.0)
         check_range("converged_rounds", self.converged_rounds, 1, 998)
         check_range("first_round", self.first_round, 1, 998)
-        for name, default, has_rule in (
-            ("converged_rounds", 2, self.converged_from is not None),
-            ("first_round", 1, self.is_on),
-        ):
-            value = getattr(self, name)
-            if value != default and not has_rule:
-                raise ValueError(
-                    f"field 'stop.{name}' is {value}, and there is no rule that it is for: set "
-                    "one, stop.converged_from for example, or leave it out"
-                )
 
     @property
     def needs_scores(self) -> bool:

@@ -45,11 +45,6 @@ class InjectConfig:
             raise ValueError(
                 f"field 'inject.path' is {self.path!r}: must end in one of {', '.join(SUFFIXES)}"
             )
-        if self.path is not None and not self.is_on:
-            raise ValueError(
-                f"field 'inject.path' is {self.path!r}, and 'inject.share' is 0: say which share "
-                "of the rounds begins anew, or leave the path out"
-            )
 
     @property
     def is_on(self) -> bool:

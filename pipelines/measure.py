@@ -4,8 +4,10 @@ Ray is started, or the cluster joined, as the run will do it; one replica of eac
 Batches take turns, so that each model has the machine to itself: draw, then describe what was
 drawn. The first batch of each is not counted: it compiles and warms up. Nothing is written.
 
-Limits: rounds after the first have longer prompts than the seeds may be. On a machine where a run
-has several replicas share the CPUs each of them is slower than the one measured here.
+Limits: a captioner that takes more pictures at a time than a generator draws gets some of them
+several times, which an engine that remembers pictures (vLLM's prefix cache) is quicker with. Rounds
+after the first have longer prompts than the seeds may be. On a machine where a run has several
+replicas share the CPUs each of them is slower than the one measured here.
 """
 
 import asyncio
@@ -121,7 +123,7 @@ def _describe(one: Measured) -> str:
     failed = f"; {one.num_failed} of {one.num_rows} rows failed" if one.num_failed else ""
     return (
         f"measured   {one.name}: {one.call_s:.3g} s a call of {one.batch_size} "
-        f"({min(one.calls_s):.3g} to {max(one.calls_s):.3g} in {len(one.calls_s)} calls; the first "
+        f"({min(one.calls_s):.3g} to {max(one.calls_s):.3g} in {len(one.calls_s)} turns; the first "
         f"took {one.warm_up_s:.3g}), {one.batch_size / one.call_s:.3g} rows/s; ready after "
         f"{one.load_s:.3g} s{failed}"
     )

@@ -98,6 +98,8 @@ def evaluate_run(output: str, config: EvaluateConfig) -> Evaluation:
             num_without += len(rows) - len(known)
         for row in rows if has_truth else ():
             one.truth.add(row)
+    if not num_pairs:
+        raise ValueError(f"{output} has no pair yet")
     if find is not None and num_pairs == num_without:
         raise ValueError(
             f"{output} has {num_pairs} pairs, and {config.references!r} has a reference for none"

@@ -22,8 +22,8 @@ from cluster.errors import CommitError
 from cluster.ledger import Ledger
 from cluster.receipts import Receipt
 from cluster.run_record import read_run
-from cluster.shards import encode_shard
-from cluster.storage import open_store
+from cluster.shards import decode_shard, encode_shard
+from cluster.storage import Store, open_store
 from pipelines.filters.config import FilterConfig
 from pipelines.filters.judge import Judged, judge_run
 
@@ -57,8 +57,8 @@ def filter_run(output: str, config: FilterConfig) -> FilterReport:
     receipts = Ledger(store, read_run(store)["fingerprint"]).receipts()
     judged = judge_run(output, receipts, config)
     key = f"{FOLDER}/{config.digest}/{digest_commits(receipts)}.parquet"
-    data = encode_shard(decisions(judged, config)).data
-    if not store.put_if_absent(key, data) and store.read(key) != data:
+    table = decisions(judged, config)
+    if not store.put_if_absent(key, encode_shard(table).data) and not _is_same(store, key, table):
         raise CommitError(
             f"{key} in {store.uri} holds other decisions than this version of pairloom makes: "
             "remove it, and filter again"
@@ -76,6 +76,14 @@ def filter_run(output: str, config: FilterConfig) -> FilterReport:
         num_unknown=judged.num_unknown,
         rounds=count_rounds(judged),
     )
+
+
+def _is_same(store: Store, key: str, table: pa.Table) -> bool:
+    """Whether these decisions lie there: another pyarrow writes the same rows as other bytes."""
+    try:
+        return decode_shard(store.read(key)).cast(table.schema).equals(table)
+    except ValueError:  # no Parquet, or other columns
+        return False
 
 
 def decisions(judged: Judged, config: FilterConfig) -> pa.Table:

@@ -6,7 +6,8 @@ Files are replaced whole, and in the order in which a reader needs them: picture
 and last the head, which names no more than is there.
 
 Limits: one unit's pictures and one segment's texts are in memory at a time. Every call looks once
-at all receipts, since a repair may have changed old ones; a look of --follow asks for a listing.
+at all receipts, since a repair may have changed old ones; a look of --follow asks
+for a listing and reads what the attempts have spent.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from actors.records import parse_unit_id
 from cluster.receipts import Receipt
 from cluster.storage import is_local, local_path, open_store
 from pipelines import seeds as seed_tables
-from pipelines.budget import Spent, add_spent, read_spent
+from pipelines.budget import SAVE_INTERVAL_S, Spent, add_spent, read_spent
 from pipelines.evaluation.truth import NUM_SEEDS_TRIED, is_of_embedded_world
 from pipelines.gallery.config import GalleryConfig
 from pipelines.gallery.pages import (
@@ -52,9 +53,8 @@ logger = logging.getLogger(__name__)
 
 # Decoding and encoding pictures let go of the interpreter's lock, the rest does not.
 NUM_THREADS = 2
-# An attempt says what it held in the end some seconds after its last commit; one that was killed
-# never does.
-SETTLE_S = 60.0
+# An attempt that is alive says no later than this what it holds; one that was killed never again.
+SETTLE_S = SAVE_INTERVAL_S + 10.0
 Cell = tuple[str, int]
 
 
@@ -73,7 +73,8 @@ class Built:
 def build_gallery(
     output: str, dest: str | None, config: GalleryConfig, *, is_following: bool = False
 ) -> Built:
-    """Builds or refreshes the site; with `is_following` until the run is finished.
+    """Builds or refreshes the site; with `is_following` until the run is
+    finished, and half a minute more where an attempt has not said what it held in the end.
 
     Raises:
         ValueError: there is no run, or no place for the site.
@@ -88,12 +89,8 @@ def build_gallery(
 
 
 def _follow(builder: "Builder", follow_s: float) -> None:
-    """Until the run is finished, and its attempts have said what they held."""
-    while not builder.is_finished:
-        time.sleep(follow_s)
-        builder.refresh()
-    finished_at = time.monotonic()
-    while not builder.is_settled and time.monotonic() - finished_at < SETTLE_S:
+    """Until the run is finished, and has said what its GPUs were held for in the end."""
+    while not (builder.is_finished and builder.is_settled):
         time.sleep(follow_s)
         builder.refresh()
 
@@ -134,6 +131,7 @@ class Builder:
         self._num_chains: int | None = None  # of the seed table, once there is one
         self._is_of_world = False  # of the embedded one, where there is an oracle
         self._spent: list[Spent] = []
+        self._spent_at = time.monotonic()  # when that was last seen to change
         self._is_first = True
         self.num_new_commits = 0
         self.is_finished = False
@@ -152,7 +150,10 @@ class Builder:
         gone = {one for one in have if one not in found}
         self._update(new, gone)
         before, self._spent = self._spent, read_spent(self._ledger.store)
-        if new or gone or self._is_first or self._spent != before:
+        has_spent = self._spent != before
+        if has_spent:
+            self._spent_at = time.monotonic()
+        if new or gone or self._is_first or has_spent:
             self._write_head()
         self._is_first = False
         self.num_new_commits += len(new)
@@ -160,7 +161,8 @@ class Builder:
     @property
     def is_settled(self) -> bool:
         """Whether no attempt has more to say of what it held."""
-        return all(one.is_over for one in self._spent)
+        is_over = all(one.is_over for one in self._spent)
+        return is_over or time.monotonic() - self._spent_at > SETTLE_S
 
     def built(self, wall_s: float) -> Built:
         """What there is now."""

@@ -26,6 +26,20 @@ def test_what_is_missing_is_refused(words: list[str], said: str) -> None:
         load_config("conf/synergy.yaml", words)
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["stop.converged_rounds=3", "stop.is_looping=true"], "stop.converged_rounds"),
+        (["stop.first_round=2"], "stop.first_round"),
+        (["inject.path=x.txt"], "inject.path"),
+        (["inject.from_round=2"], "inject.from_round"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(words: list[str], name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' has no effect without"):
+        load_config("conf/synergy.yaml", words)
+
+
 def test_models_that_nobody_asks_are_not_looked_for() -> None:
     words = ["seeds.author.model.model=/nowhere", "scorer.model=/nowhere"]
     config = load_config("conf/synergy.yaml", words)

@@ -89,14 +89,6 @@ def test_bounds_that_cannot_be_are_refused() -> None:
             StopConfig(**fields)
 
 
-@pytest.mark.parametrize(
-    "fields", [{"converged_rounds": 3, "is_looping": True}, {"first_round": 2}]
-)
-def test_a_bound_of_a_rule_that_is_off_is_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"'stop.{next(iter(fields))}' is .*no rule"):
-        StopConfig(**fields)
-
-
 SIMILARITIES = st.one_of(st.none(), st.floats(-1, 1, width=32))
 PAIRS = st.builds(
     _pair,

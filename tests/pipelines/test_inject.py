@@ -333,8 +333,6 @@ def test_what_cannot_be_injected_is_refused(make_config: MakeConfig, tmp_path: P
         make_config("inject.share=0.1", "mode=resample")
     with pytest.raises(ValueError, match=r"inject\.from_round"):
         make_config("inject.share=0.1", "inject.from_round=3", "num_rounds=3")
-    with pytest.raises(ValueError, match=r"'inject.path' is 'x.txt', and 'inject.share' is 0"):
-        make_config("inject.path=x.txt")
     with pytest.raises(ValueError, match=r"inject\.path.*cannot be read"):
         prepare(make_config("inject.share=0.1", f"inject.path={tmp_path / 'none.txt'}"))
     (tmp_path / "blank.txt").write_text("\n\n")

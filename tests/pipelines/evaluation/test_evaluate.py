@@ -132,3 +132,10 @@ def test_truth_alone_needs_no_package_of_eval(
     assert "bleu" not in out
     assert cli.main(["evaluate", str(output), "metrics=[]", "has_truth=false"]) == 2
     assert "nothing is left to measure" in capsys.readouterr().err
+
+
+def test_a_run_without_pairs_is_an_error_whatever_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    run = StoryRun(folder=tmp_path / "run")
+    with pytest.raises(ValueError, match="no pair yet"):
+        evaluate_run(str(run.folder), EvaluateConfig(metrics=QUICK))

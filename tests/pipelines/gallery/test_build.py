@@ -15,6 +15,7 @@ from slots import decode_slots
 from story_run import FAILED_CHAIN, LOST, STORIES, StoryRun
 
 from cluster.errors import CommitError
+from cluster.storage import open_store
 from pipelines import cli
 from pipelines.gallery import GalleryConfig, build_gallery
 from pipelines.gallery.site import Site
@@ -157,6 +158,9 @@ def test_following_shows_more_while_the_run_is_on_and_ends_with_it(tmp_path: Pat
     (tmp_path / "run").mkdir()
     run = StoryRun(folder=tmp_path / "run")
     run.write_unit(0)
+    record = json.loads((run.folder / "run.json").read_text())
+    record["record"]["pools"] = {"generator": {"num_replicas": 1, "num_gpus": 1.0}}
+    put_json(run.folder / "run.json", record)
     follower = threading.Thread(
         target=build, args=(run, tmp_path / "g"), kwargs={"is_following": True}
     )
@@ -168,18 +172,21 @@ def test_following_shows_more_while_the_run_is_on_and_ends_with_it(tmp_path: Pat
     early = Site(tmp_path / "g").get("head")
     assert early is not None
     assert (early["num_chains"], early["is_finished"]) == (2, False)
+    store = open_store(str(run.folder))  # which replaces a file whole
     spent = {"format": 1, "gpu_s": {"generator": 4.0}, "num_gpus": 1.0, "is_over": False}
-    put_json(run.folder / "spent/a.json", spent)
+    store.put("spent/a.json", json.dumps(spent).encode())
     run.write_unit(1)
     run.write_unit(2)
     follower.join(timeout=1)
     assert follower.is_alive(), "what the attempt held in the end is not on record yet"
-    put_json(run.folder / "spent/a.json", spent | {"gpu_s": {"generator": 99.0}, "is_over": True})
+    last = spent | {"gpu_s": {"generator": 5432.0}, "is_over": True}
+    store.put("spent/a.json", json.dumps(last).encode())
     follower.join(timeout=20)
     assert not follower.is_alive()
     late = Site(tmp_path / "g").get("head")
     assert late is not None
     assert (late["num_chains"], late["is_finished"]) == (5, True)
+    assert "5,432" in (tmp_path / "g" / "report.html").read_text()
 
 
 def test_a_reader_never_sees_half_a_file_while_the_site_grows(tmp_path: Path) -> None:
