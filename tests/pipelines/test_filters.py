@@ -259,9 +259,8 @@ def test_decisions_are_written_once_and_pairs_are_not_touched(run: RunWriter) ->
     same = pq.read_table(run.folder / first.file)
     pq.write_table(same, run.folder / first.file, compression="gzip")  # as another pyarrow might
     assert apply(run, "words.min=8") == first
-    keys = same.column("pair_id").to_pylist()
-    other_reasons = same.set_column(1, "is_kept", pa.array([False] * len(keys)))
-    pq.write_table(other_reasons, run.folder / first.file)
+    others = same.set_column(1, "is_kept", pa.array([True] * same.num_rows))
+    pq.write_table(others, run.folder / first.file)
     with pytest.raises(CommitError, match="other decisions than this version"):
         apply(run, "words.min=8")
 
