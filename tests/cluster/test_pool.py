@@ -510,6 +510,7 @@ def test_nodes_that_drain_or_vanish_cost_no_row_and_no_attempt() -> None:
     assert "recovered in" in run.stdout
 
 
+@pytest.mark.slow
 def test_an_elastic_pool_frees_its_gpu_and_takes_it_again(start: StartPool) -> None:
     def num_free() -> float:
         return ray.available_resources().get("GPU", 0.0)

@@ -87,6 +87,7 @@ def test_credentials_that_stay_expired_end_the_call_at_once_without_a_secret(
         assert secret not in told
 
 
+@pytest.mark.faults
 def test_a_token_that_a_credential_service_hands_out_is_fetched_anew(
     fault_proxy: FaultProxy, moto_s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
