@@ -85,7 +85,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# About five minutes a repeat of a scenario with all arms; on a machine that does nothing else.
+# About eleven minutes a repeat of `fixed` with all arms, on a machine that does nothing else; all of it
+# two hours: BENCH="--scenarios varied --repeats 3" is a part.
 bench: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/loop.py $(BENCH)
 
