@@ -24,7 +24,7 @@ from corrupt import RunWriter, digest_ids, put_json, put_table
 
 from pipelines.verify import Report, exit_code, verify_run
 
-NUM_QUICK, NUM_ALL = 50, 1_000
+NUM_QUICK, NUM_ALL = 100, 1_000
 # What a receipt says that nothing else confirms.
 UNPROVEN = ("versions", "committed_at", "replaced_reasons")
 Row = dict[str, Any]
