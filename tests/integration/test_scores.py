@@ -26,7 +26,7 @@ def _same(output: Path) -> list[dict[str, Any]]:
 
 
 def test_a_run_without_scorer_and_rules_is_what_it_was(make_config: MakeConfig) -> None:
-    config = make_config("pools.scorer.batch_size=64")
+    config = make_config("stop.converged_rounds=3", "pools.scorer.batch_size=64")
     models = Models(generator=simulated_identity("draw"), captioner=simulated_identity("describe"))
     fields = fingerprint_fields(config, models, {"num_seeds": 1})
     assert fields.keys() == {

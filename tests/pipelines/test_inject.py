@@ -314,7 +314,7 @@ def test_a_run_goes_on_with_its_own_fresh_descriptions_only(
     with pytest.raises(RunMismatchError, match=r"inject\.share: 0\.5 -> 0\.4"):
         prepare(make_config(*words, "inject.share=0.4"))
     with pytest.raises(RunMismatchError, match=r"inject"):
-        prepare(make_config(*words[:2]))
+        prepare(make_config(*words))
     (tmp_path / "fresh.txt").write_text("another scene\n")
     with pytest.raises(RunMismatchError, match=r"inject\.fresh"):
         prepare(make_config(*words, "inject.share=0.5"))
