@@ -74,7 +74,7 @@ def build_gallery(
     output: str, dest: str | None, config: GalleryConfig, *, is_following: bool = False
 ) -> Built:
     """Builds or refreshes the site; with `is_following` until the run is
-    finished, and half a minute more where an attempt has not said what it held in the end.
+    finished, and up to 40 s more where an attempt has not said what it held in the end.
 
     Raises:
         ValueError: there is no run, or no place for the site.
