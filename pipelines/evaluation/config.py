@@ -58,6 +58,11 @@ class EvaluateConfig:
                 f"field 'references' is {self.references!r}: must be one of {COLUMNS}, or a file "
                 f"that ends in one of {', '.join(SUFFIXES)}"
             )
+        if self.references != "seed" and not self.has_metrics:
+            raise ValueError(
+                f"field 'references' is {self.references!r}, and 'metrics' is empty: nothing is "
+                "compared with them"
+            )
         for name, folder in (("wordnet", self.wordnet), ("bert.model", self.bert.model)):
             if folder is not None and not Path(folder).expanduser().is_dir():
                 raise ValueError(f"field {name!r} is {folder!r}: is no folder")

@@ -86,13 +86,14 @@ def test_a_file_that_does_not_fit_is_refused(
         ("metrics=[bleu5]", "bleu5"),
         ("references=caption", "one of"),
         ("bert.model=/nowhere", "no folder"),
+        ("references=prompt metrics=[]", "nothing is compared"),
         ("bert.device=tpu", "'device'"),
         ("bert.batch_size=0", "1 or more"),
     ],
 )
 def test_a_wrong_word_is_refused(word: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        config_files.from_dict(EvaluateConfig, {}, "of the test", [word])
+        config_files.from_dict(EvaluateConfig, {}, "of the test", word.split())
 
 
 def grow_scene(folder: Path) -> Path:
